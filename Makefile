@@ -1,0 +1,63 @@
+# `make run` and `make test` do everything on a fresh machine; `make help` lists the rest.
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help run test test-node crash check proto lock bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make run        install, then start the gateway in demo mode (simulated Lightning, simulated chat backend)"
+	@echo "make test       everything that is tested on every commit"
+	@echo "make check      formatting, lint, types, import rules, generated code"
+	@echo "make test-node  the stories against a real LND; says which variables to set"
+	@echo "make crash      200 kills under load"
+	@echo "make bench      speed as ratios to a plain ASGI server, in one run"
+	@echo "make proto      regenerate src/arkgate/_proto; make lock: pin dependencies anew"
+
+$(VENV)/.runtime: requirements/runtime.lock requirements/build.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "arkgate needs Python 3.11 or 3.12: apt-get install python3 python3-venv, or set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "cannot make $(VENV): apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV) …"
+	@$(PIP) install --require-hashes --no-deps -r requirements/build.lock
+	@$(PIP) install --require-hashes --no-deps -r requirements/runtime.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.lock
+	@echo "installing what the tests need into $(VENV) …"
+	@$(PIP) install --require-hashes --no-deps -r requirements/dev.lock
+	@touch $@
+
+run: $(VENV)/.runtime
+	@exec $(BIN)/arkgate demo
+
+test: $(VENV)/.dev
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/setup.sh $(BIN)/python -m pytest $(PYTEST)
+
+test-node: $(VENV)/.dev
+	@$(BIN)/python -m pytest -m node tests/node $(PYTEST)
+
+crash: $(VENV)/.dev
+	@ARKGATE_CRASHES=200 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py $(PYTEST)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy src tests bench
+	@$(BIN)/lint-imports
+	@tests/proto_is_current.sh
+
+proto: $(VENV)/.dev
+	@tests/generate_proto.sh src/arkgate
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m bench $(BENCH)
+
+lock: $(VENV)/.dev
+	@$(BIN)/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev -o requirements/dev.lock pyproject.toml
+	@$(BIN)/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe -c requirements/dev.lock -o requirements/runtime.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info

@@ -1,0 +1,1 @@
+"""arkgate: a self-hosted payment gateway that sells AI chat calls and other HTTP APIs for sats."""

@@ -1,0 +1,1 @@
+"""Generated protocol buffers; made by `make proto`, never edited."""

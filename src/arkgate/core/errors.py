@@ -1,0 +1,232 @@
+"""Every refusal of the gateway as one small tree; it knows no HTTP.
+
+    Refusal
+      InvalidRequest, NotSupported, PayloadTooLarge, UnsupportedMediaType, Unprocessable
+      NotFound, MethodNotAllowed
+      InvalidCredential, InvalidToken, MissingCredential, AttenuatedCredential
+      PaymentRequired, AwaitingPayment, InsufficientBalance
+      DailyLimitReached, RateLimited
+      RequestInFlight, IdempotencyKeyReused, RequestIdReused, AnswerGone
+      SettlementPending, NodeUnavailable, BackendUnavailable, StoreUnavailable, Overloaded, Draining
+      UpstreamError, UpstreamTimeout, BackendRejected
+      InternalError
+
+A refusal is a sentence its reader can act on, a code that programs can branch on, and the fields
+that belong to it. `web.errors` holds the one table from these types to statuses.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from arkgate.core.pricing import Challenge
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of this program
+    """Something the gateway will not do, said so that its reader can act.
+
+    `retry_after_seconds` is true: retrying earlier cannot help. `fields` go into the answer's body.
+    """
+
+    code: ClassVar[str] = "refused"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_after_seconds: int | None = None,
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = code or self.code
+        self.retry_after_seconds = retry_after_seconds
+        self.fields: dict[str, object] = dict(fields or {})
+
+
+class InvalidRequest(Refusal):
+    """The request cannot be read or breaks a stated limit; the caller must change it."""
+
+    code = "invalid_request"
+
+
+class NotSupported(Refusal):
+    """The request asks for something that this gateway does not offer."""
+
+    code = "not_supported"
+
+
+class PayloadTooLarge(Refusal):
+    """The body, or a part of it, is over a stated limit."""
+
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(Refusal):
+    """The body's type or encoding is not one that can be read here."""
+
+    code = "unsupported_media_type"
+
+
+class Unprocessable(Refusal):
+    """The request reads well and asks for something impossible."""
+
+    code = "unprocessable"
+
+
+class NotFound(Refusal):
+    """There is nothing here under that name, or not for this caller."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(Refusal):
+    """The path exists and answers to other methods."""
+
+    code = "method_not_allowed"
+
+
+class InvalidCredential(Refusal):
+    """An L402 credential that is forged, malformed, or comes with the wrong preimage."""
+
+    code = "invalid_credential"
+
+
+class InvalidToken(Refusal):
+    """An `ak_` token that was never given out."""
+
+    code = "invalid_token"
+
+
+class MissingCredential(Refusal):
+    """A route that needs to know the account was asked without a credential."""
+
+    code = "missing_credential"
+
+
+class AttenuatedCredential(Refusal):
+    """A credential that its holder narrowed was used where only the whole one may be."""
+
+    code = "attenuated_credential"
+
+
+class PaymentRequired(Refusal):
+    """The call has to be paid first; carries the challenge that says how."""
+
+    code = "payment_required"
+
+    def __init__(self, message: str, challenge: Challenge, *, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.challenge = challenge
+
+
+class AwaitingPayment(Refusal):
+    """The token exists and none of its invoices has been paid."""
+
+    code = "awaiting_payment"
+
+
+class InsufficientBalance(Refusal):
+    """The token's balance does not cover the call."""
+
+    code = "insufficient_balance"
+
+
+class DailyLimitReached(Refusal):
+    """The account has had the calls that one day allows."""
+
+    code = "daily_limit_reached"
+
+
+class RateLimited(Refusal):
+    """Too many unpaid challenges or sessions, from this client or from all."""
+
+    code = "rate_limited"
+
+
+class RequestInFlight(Refusal):
+    """A call with this idempotency key is still under way."""
+
+    code = "request_in_flight"
+
+
+class IdempotencyKeyReused(Refusal):
+    """The idempotency key was used for a different request."""
+
+    code = "idempotency_key_reused"
+
+
+class RequestIdReused(Refusal):
+    """The caller's own request id names another call of this account."""
+
+    code = "request_id_reused"
+
+
+class AnswerGone(Refusal):
+    """The call was charged and its stored answer is past its time."""
+
+    code = "answer_gone"
+
+
+class SettlementPending(Refusal):
+    """The preimage is right and the node does not report the payment as settled yet."""
+
+    code = "settlement_pending"
+
+
+class NodeUnavailable(Refusal):
+    """The payment node cannot be asked now."""
+
+    code = "node_unavailable"
+
+
+class BackendUnavailable(Refusal):
+    """The backend cannot take calls now; nothing was held."""
+
+    code = "backend_unavailable"
+
+
+class StoreUnavailable(Refusal):
+    """The ledger cannot be written now; nothing was held."""
+
+    code = "store_unavailable"
+
+
+class Overloaded(Refusal):
+    """More calls are under way than the operator allows; nothing was held."""
+
+    code = "overloaded"
+
+
+class Draining(Refusal):
+    """The gateway is shutting down; nothing was held."""
+
+    code = "draining"
+
+
+class UpstreamError(Refusal):
+    """The backend took the call and failed; the hold is released."""
+
+    code = "upstream_error"
+
+
+class UpstreamTimeout(Refusal):
+    """The backend took the call and did not answer in time; the hold is released."""
+
+    code = "upstream_timeout"
+
+
+class BackendRejected(Refusal):
+    """The backend found the caller's request wrong; its status is passed on and nothing is charged."""
+
+    code = "rejected_by_backend"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class InternalError(Refusal):
+    """A fault of this program; nothing was charged."""
+
+    code = "internal_error"

@@ -1,0 +1,1 @@
+"""The job: quote, challenge, fund, admit, reserve, forward, settle."""

@@ -1,0 +1,1 @@
+"""L402 credentials: identifier, caveats, macaroon, header."""

@@ -1,0 +1,312 @@
+"""What the job needs from the world. Each docstring is a promise that every adapter must keep."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from arkgate.core.keys import Purpose
+from arkgate.core.ledger import (
+    AccountRecord,
+    AllowanceState,
+    Answer,
+    CallRecord,
+    Cursor,
+    Finding,
+    Funded,
+    InvoiceRecord,
+    InvoiceState,
+    Reservation,
+    Reserved,
+    Resolved,
+    SessionRecord,
+    Settlement,
+    StatementLine,
+    Swept,
+    Totals,
+)
+from arkgate.core.money import Msat
+
+
+class Clock(Protocol):
+    """Wall-clock time. With a database that several hosts share, the database's clock."""
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds; never goes back by more than the host's clock is set back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    """An invoice as the node made it; hash, amount and network were checked against its text."""
+
+    node: str
+    payment_hash: bytes
+    payment_request: str
+    """BOLT11, lower case."""
+    amount: Msat
+    created_at_ms: int
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceStatus:
+    """What the node says of an invoice now. `settlement` is there exactly when state is SETTLED."""
+
+    state: InvoiceState
+    settlement: Settlement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """A settlement, and how far the stream has been read with it. None: an event that settles nothing."""
+
+    settlement: Settlement | None
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a dependency can do its part, in a word and a sentence."""
+
+    ready: bool
+    state: str
+    """`ready`, `locked`, `starting`, `syncing`, `unreachable`, `refused` (credentials)."""
+    sentence: str
+    version: str = ""
+    network: str = ""
+
+
+class PaymentNode(Protocol):
+    """A node that makes BOLT11 invoices and tells when they are paid.
+
+    Every method may be called concurrently, has a deadline of its own, and raises NodeUnavailable
+    when the node cannot be asked; it never raises anything of the transport's.
+    """
+
+    name: str
+    """The node's name in the settings and the ledger."""
+    number: int
+    """The node's number in macaroon identifiers, 0 to 65535; never reused for another node."""
+    invoice_minimum: Msat
+    """The smallest invoice that makes sense here."""
+    invoice_maximum: Msat
+
+    async def create_invoice(self, amount: Msat, *, memo: str, expiry_seconds: int) -> Invoice:
+        """A new invoice for exactly that amount. Not retried: a lost answer leaves a harmless orphan.
+
+        Raises NodeUnavailable also when what the node returned does not match what was asked for.
+        """
+        ...
+
+    async def look_up(self, payment_hash: bytes) -> InvoiceStatus | None:
+        """What the node says of the invoice; None when it knows no such hash."""
+        ...
+
+    def events(self, since: Cursor) -> AsyncIterator[NodeEvent]:
+        """Settlements after `since`, then new ones as they happen; may repeat, may come out of order.
+
+        Ends or raises NodeUnavailable when the stream breaks. What a stream missed is found by
+        look-ups and `settled_since`.
+        """
+        ...
+
+    def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
+        """Every settled invoice that was created after that time, in pages, oldest first."""
+        ...
+
+    async def health(self) -> Health:
+        """The node's state now. Does not raise."""
+        ...
+
+    async def close(self) -> None:
+        """Gives back connections; the node is not used afterwards."""
+        ...
+
+
+class Ledger(Protocol):
+    """The books. Each verb is one transaction, durable when it returns, and safe to repeat.
+
+    Cancelling the caller does not undo a verb. Raises StoreUnavailable when the outcome could not
+    be made durable; repeating the same verb with the same id then says what happened.
+    """
+
+    async def open_session(self, session: SessionRecord, *, token_digest: bytes, key_version: int) -> None:
+        """Opens a customer account with its token, a session and the session's open invoice."""
+        ...
+
+    async def add_invoice(self, invoice: InvoiceRecord) -> None:
+        """Records an open top-up invoice of an existing account, so that look-ups follow it."""
+        ...
+
+    async def set_token(self, account_id: str, *, token_digest: bytes, key_version: int) -> int:
+        """Gives an account its token, unless it has one; answers the key version that counts.
+
+        Raises LookupError when there is no such account.
+        """
+        ...
+
+    async def fund(
+        self, settlement: Settlement, purpose: Purpose | None, *, cursor: Cursor | None = None
+    ) -> Funded:
+        """Credits a settled payment once, whoever reports it, with the amount that arrived.
+
+        Our own record of the hash outranks `purpose`; with neither the payment is FOREIGN. Opens the
+        account when an L402 payment comes first. Saves `cursor` in the same transaction, also for a
+        foreign or repeated payment, and never moves it back.
+        """
+        ...
+
+    async def advance(self, node: str, cursor: Cursor) -> None:
+        """Saves how far a node's stream was read when nothing was settled; never moves it back."""
+        ...
+
+    async def reserve(self, reservation: Reservation) -> Reserved:
+        """Takes the hold and one unit of the day's allowance, or neither.
+
+        Answers by the order of `ReserveOutcome`. Without an idempotency key, an account that cannot
+        buy another call (balance or allowance) and repeats the body of its last charged call of the
+        service is ANSWERED.
+        """
+        ...
+
+    async def settle(self, call_id: str, cost: Msat, answer: Answer | None) -> Resolved:
+        """Charges an open hold, at most what it holds, and stores the answer in the same transaction.
+
+        Raises LookupError when there is no such hold, ValueError when `cost` is over the hold.
+        """
+        ...
+
+    async def release(self, call_id: str, reason: str) -> Resolved:
+        """Gives an open hold's balance and allowance back, to the day the hold was taken on.
+
+        Frees its idempotency key and request id. Raises LookupError when there is no such hold.
+        """
+        ...
+
+    async def sweep(self, limit: int) -> Sequence[Swept]:
+        """Releases at most `limit` open holds whose deadline has passed, oldest first."""
+        ...
+
+    async def prune_answers(self, limit: int) -> int:
+        """Forgets at most `limit` stored answers that are past their time; answers how many."""
+        ...
+
+    async def mark_invoice(self, payment_hash: bytes, state: InvoiceState) -> None:
+        """Notes that the node reports an invoice EXPIRED or CANCELLED. A settled one stays settled."""
+        ...
+
+    async def mark_looked_up(self, payment_hash: bytes, next_lookup_ms: int | None) -> None:
+        """Notes when an open invoice is to be looked up next; None: never again on our own account."""
+        ...
+
+
+class Statements(Protocol):
+    """Reads for admission, pages and APIs. Every balance shown anywhere comes from `account`.
+
+    Reads see everything that was acknowledged before they began. Raises StoreUnavailable.
+    """
+
+    def account_by_token(self, token_digest: bytes) -> str | None:
+        """The account id of a token. Quick enough for the event loop."""
+        ...
+
+    def account_by_payment(self, payment_hash: bytes) -> str | None:
+        """The account that a payment hash was credited to. Quick enough for the event loop."""
+        ...
+
+    def account(self, account_id: str) -> AccountRecord | None:
+        """An account with its balance. Quick enough for the event loop."""
+        ...
+
+    def allowance(self, account_id: str, service: str, calls_per_day: int | None) -> AllowanceState:
+        """What an account has used of today's allowance. Quick enough for the event loop."""
+        ...
+
+    def replay(
+        self, account_id: str, service: str, price: Msat, request_hash: bytes, idempotency_key: bytes | None
+    ) -> Reserved | None:
+        """What `reserve` would say where it says ANSWERED, ANSWER_GONE, IN_FLIGHT or KEY_REUSED; else None.
+
+        Quick enough for the event loop. `reserve` decides the same again, so a race costs nothing.
+        """
+        ...
+
+    async def session(self, session_id: str) -> SessionRecord | None:
+        """A session with its first invoice as we know it."""
+        ...
+
+    async def call(self, account_id: str, request_id: str) -> CallRecord | None:
+        """The newest call of that account under that request id."""
+        ...
+
+    async def statement(self, account_id: str, *, offset: int, limit: int) -> Sequence[StatementLine]:
+        """Lines of the account's statement, oldest first, from `offset`."""
+        ...
+
+    async def cursor(self, node: str) -> Cursor:
+        """How far the node's stream was read; zeros at first."""
+        ...
+
+    async def invoices_to_look_up(
+        self, node: str, *, limit: int, everything: bool
+    ) -> Sequence[InvoiceRecord]:
+        """Open or lately expired invoices of that node that are due for a look-up, longest due first.
+
+        `everything` also gives those that are not due yet (after a reconnect).
+        """
+        ...
+
+    async def opened_at_ms(self) -> int:
+        """When these books were opened, Unix milliseconds."""
+        ...
+
+    async def totals(self) -> Totals:
+        """Sums over the whole ledger, for metrics."""
+        ...
+
+    async def verify(self) -> Sequence[Finding]:
+        """Checks the invariants on the live database without blocking writers; repairs nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A backend's complete answer."""
+
+    text: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Backend(Protocol):
+    """The chat backend. May be called concurrently up to its bound.
+
+    Raises UpstreamError when the backend refuses, breaks off, or answers emptily, unreadably or too
+    much; UpstreamTimeout when it does not answer in time; BackendRejected for its 400, 413 and 422.
+    """
+
+    def admit(self) -> None:
+        """Raises Overloaded or BackendUnavailable when a call should not be sold now."""
+        ...
+
+    async def chat(self, messages: Sequence[ChatMessage], *, call_id: str) -> Completion:
+        """Asks for one buffered completion. Survives cancellation without leaking a connection."""
+        ...
+
+    async def health(self) -> Health:
+        """The backend's state now. Does not raise."""
+        ...
+
+    async def close(self) -> None:
+        """Gives back connections; the backend is not used afterwards."""
+        ...
