@@ -269,6 +269,30 @@ class Statements(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Counts what happens, for the operator. Quick, never raises, gets no secret and no prompt."""
+
+    def challenge_issued(self, service: str) -> None:
+        """An invoice was made for an unpaid request."""
+        ...
+
+    def session_opened(self) -> None:
+        """A funding request or a top-up got its invoice."""
+        ...
+
+    def payment_credited(self, amount: Msat) -> None:
+        """A payment entered an account."""
+        ...
+
+    def call_finished(self, service: str, outcome: str, *, held: Msat, charged: Msat, seconds: float) -> None:
+        """A call ended: `charged`, `replayed`, or the code of its refusal after a hold was taken."""
+        ...
+
+    def alarm(self, kind: str) -> None:
+        """Something happened that a person must look at."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
     """One turn of a conversation."""

@@ -16,8 +16,9 @@ that belong to it. `web.errors` holds the one table from these types to statuses
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from arkgate.core.ledger import Standing
 from arkgate.core.pricing import Challenge
 
 
@@ -42,6 +43,13 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         self.reason = code or self.code
         self.retry_after_seconds = retry_after_seconds
         self.fields: dict[str, object] = dict(fields or {})
+        self.standing: Standing | None = None
+        """The caller's account after the refusal, where it is known."""
+
+    def with_standing(self, standing: Standing) -> Self:
+        """The same refusal, told to the owner of an account."""
+        self.standing = standing
+        return self
 
 
 class InvalidRequest(Refusal):

@@ -190,6 +190,14 @@ class AllowanceState:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What a caller is told of its account with every metered answer."""
+
+    balance: Balance
+    allowance: AllowanceState
+
+
+@dataclass(frozen=True, slots=True)
 class Reserved:
     """The answer of `reserve`. `answer` is there when ANSWERED."""
 
@@ -200,6 +208,11 @@ class Reserved:
     funded: bool = True
     """Whether any payment ever entered the account."""
 
+    @property
+    def standing(self) -> Standing:
+        """Balance and allowance together."""
+        return Standing(self.balance, self.allowance)
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -208,6 +221,11 @@ class Resolved:
     outcome: SettleOutcome | ReleaseOutcome
     balance: Balance
     allowance: AllowanceState
+
+    @property
+    def standing(self) -> Standing:
+        """Balance and allowance together."""
+        return Standing(self.balance, self.allowance)
 
 
 @dataclass(frozen=True, slots=True)

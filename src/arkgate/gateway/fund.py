@@ -1,0 +1,233 @@
+"""Funding: every settled payment enters its account once, whoever reports it first."""
+
+import asyncio
+import random
+import secrets
+from collections.abc import Sequence
+
+import structlog
+
+from arkgate.core.errors import (
+    InvalidCredential,
+    NodeUnavailable,
+    Refusal,
+    SettlementPending,
+    StoreUnavailable,
+)
+from arkgate.core.keys import Keyring, Purpose, PurposeKind
+from arkgate.core.ledger import Cursor, Funded, FundOutcome, InvoiceRecord, InvoiceState, Settlement
+from arkgate.l402.identifier import Identifier
+from arkgate.ports import Clock, Ledger, Observer, PaymentNode, Statements
+
+log = structlog.get_logger()
+PROOF_PATIENCE_SECONDS = 3.0
+PROOF_PAUSE_SECONDS = 0.15
+CURSOR_MARGIN = 20
+"""How many settlements are read again after a reconnect: LND's backlog is not in settle order."""
+BACKOFF_SECONDS_MAX = 30.0
+STREAM_HEALTHY_AFTER_SECONDS = 10.0
+STREAM_OPENS_WITHIN_SECONDS = 3.0
+LOOK_UP_FIRST_MS = 2_000
+LOOK_UP_PAUSE_MS_MAX = 60_000
+LOOK_UP_GRACE_MS = 24 * 3600 * 1000
+LOOK_UP_BATCH = 100
+RECONCILE_MARGIN_MS = 3600 * 1000
+
+
+class Funding:
+    """Credits payments from the nodes' events, from look-ups, and from the proof a payer brings."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        statements: Statements,
+        nodes: Sequence[PaymentNode],
+        keyring: Keyring,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self._ledger = ledger
+        self._statements = statements
+        self._nodes = {node.number: node for node in nodes}
+        self._keyring = keyring
+        self._clock = clock
+        self._observer = observer
+        self._proving: dict[bytes, asyncio.Task[str]] = {}
+
+    async def account_of(self, identifier: Identifier) -> str:
+        """The account of a verified credential, crediting its payment when nobody has reported it yet.
+
+        Raises SettlementPending, NodeUnavailable, or InvalidCredential when the node knows no such
+        payment. Many requests with the same fresh credential share one look-up.
+        """
+        account_id = self._statements.account_by_payment(identifier.payment_hash)
+        if account_id is not None:
+            return account_id
+        task = self._proving.get(identifier.payment_hash)
+        if task is None:
+            task = asyncio.create_task(self._prove(identifier))
+            self._proving[identifier.payment_hash] = task
+            task.add_done_callback(lambda _: self._proving.pop(identifier.payment_hash, None))
+        return await asyncio.shield(task)
+
+    async def _prove(self, identifier: Identifier) -> str:
+        node = self._nodes.get(identifier.node)
+        if node is None:
+            raise NodeUnavailable("The node that issued this invoice is not configured any more.")
+        settlement = await self._settled(node, identifier.payment_hash)
+        purpose = Purpose(PurposeKind.CHALLENGE, identifier.account_id)
+        funded = await self.credit(settlement, reported_by="proof", purpose=purpose)
+        if funded.account_id is None:
+            raise SettlementPending(
+                "The payment could not be credited yet. Try again.", retry_after_seconds=2
+            )
+        return funded.account_id
+
+    async def _settled(self, node: PaymentNode, payment_hash: bytes) -> Settlement:
+        """The node's word that the invoice is settled, awaited for a moment: the payer knows it first."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PROOF_PATIENCE_SECONDS
+        while True:
+            status = await node.look_up(payment_hash)
+            if status is None:
+                support_id = secrets.token_hex(6)
+                log.warning("right preimage for an unknown invoice", support_id=support_id, node=node.name)
+                raise InvalidCredential(
+                    "The preimage is right, but the node does not know this invoice any more. "
+                    f"Ask the operator and give the support id {support_id}.",
+                    fields={"support_id": support_id},
+                )
+            if status.settlement is not None:
+                return status.settlement
+            if loop.time() >= deadline:
+                raise SettlementPending(
+                    "The preimage is right and the node does not report the payment as settled yet. "
+                    "Do not pay again; repeat this request in a few seconds.",
+                    retry_after_seconds=3,
+                )
+            await asyncio.sleep(PROOF_PAUSE_SECONDS)
+
+    async def credit(
+        self,
+        settlement: Settlement,
+        *,
+        reported_by: str,
+        purpose: Purpose | None = None,
+        cursor: Cursor | None = None,
+    ) -> Funded:
+        """The one way by which money enters: `Ledger.fund` with the purpose that tag or proof state."""
+        purpose = self._keyring.read_tag(settlement.memo) or purpose
+        funded = await self._ledger.fund(settlement, purpose, cursor=cursor)
+        if funded.outcome is FundOutcome.APPLIED:
+            self._observer.payment_credited(settlement.amount_paid)
+            log.info(
+                "payment credited",
+                node=settlement.node,
+                payment_hash=settlement.payment_hash.hex(),
+                amount_msat=settlement.amount_paid,
+                account=funded.account_id,
+                reported_by=reported_by,
+            )
+        return funded
+
+    async def watch(self, node: PaymentNode) -> None:
+        """Follows a node's stream of settlements for ever; reconnects with back-off and jitter."""
+        loop = asyncio.get_running_loop()
+        pause = 0.5
+        while True:
+            started = loop.time()
+            catching_up = asyncio.create_task(self._catch_up(node))
+            try:
+                await self._follow(node)
+                log.info("the node ended the stream of settlements", node=node.name)
+            except Refusal as refusal:
+                log.warning("lost the stream of settlements", node=node.name, reason=refusal.message)
+            finally:
+                catching_up.cancel()
+            pause = 0.5 if loop.time() - started > STREAM_HEALTHY_AFTER_SECONDS else pause * 2
+            pause = min(pause, BACKOFF_SECONDS_MAX)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+
+    async def _follow(self, node: PaymentNode) -> None:
+        since = await self._statements.cursor(node.name)
+        since = Cursor(since.add_index, max(0, since.settle_index - CURSOR_MARGIN))
+        async for event in node.events(since):
+            if event.settlement is not None:
+                await self.credit(event.settlement, reported_by="stream", cursor=event.cursor)
+            else:
+                await self._ledger.advance(node.name, event.cursor)
+
+    async def _catch_up(self, node: PaymentNode) -> None:
+        """Finds what the new stream does not tell: our open invoices, and what has no cursor yet.
+
+        Twice, because a node does not say when it has begun to stream: what is settled between the
+        first pass and that moment is found by the second.
+        """
+        for pause_seconds in (0.0, STREAM_OPENS_WITHIN_SECONDS):
+            await asyncio.sleep(pause_seconds)
+            try:
+                cursor = await self._statements.cursor(node.name)
+                if cursor.settle_index <= CURSOR_MARGIN:
+                    opened_at_ms = await self._statements.opened_at_ms()
+                    await self.reconcile(node, opened_at_ms - RECONCILE_MARGIN_MS)
+                await self.look_up_open(node, everything=True)
+            except (NodeUnavailable, StoreUnavailable) as refusal:
+                log.warning("could not catch up with the node", node=node.name, reason=refusal.message)
+
+    async def reconcile(self, node: PaymentNode, created_after_ms: int) -> int:
+        """Credits every settled invoice of ours made after that time; answers how many were missing."""
+        missing = 0
+        async for settlement in node.settled_since(created_after_ms):
+            funded = await self.credit(settlement, reported_by="reconcile")
+            missing += funded.outcome is FundOutcome.APPLIED
+        return missing
+
+    async def look_up_open(self, node: PaymentNode, *, everything: bool = False) -> None:
+        """Asks the node about open session invoices that are due, and credits or marks them."""
+        due = await self._statements.invoices_to_look_up(
+            node.name, limit=LOOK_UP_BATCH, everything=everything
+        )
+        for invoice in due:
+            await self.look_up(node, invoice)
+
+    async def look_up(self, node: PaymentNode, invoice: InvoiceRecord) -> None:
+        """Asks the node about one invoice; credits it, marks it, or notes when to ask again."""
+        status = await node.look_up(invoice.payment_hash)
+        now = self._clock.now_ms()
+        over = now > invoice.expires_at_ms + LOOK_UP_GRACE_MS
+        if status is not None and status.settlement is not None:
+            await self.credit(status.settlement, reported_by="look-up")
+        elif status is not None and status.state is InvoiceState.CANCELLED:
+            await self._ledger.mark_invoice(invoice.payment_hash, _unpaid_state(invoice, now))
+        elif status is None and now > invoice.expires_at_ms:
+            await self._ledger.mark_invoice(invoice.payment_hash, InvoiceState.EXPIRED)
+        else:
+            age = max(LOOK_UP_FIRST_MS, now - invoice.created_at_ms)
+            again = None if over else now + min(LOOK_UP_PAUSE_MS_MAX, age // 2 + LOOK_UP_FIRST_MS // 2)
+            await self._ledger.mark_looked_up(invoice.payment_hash, again)
+
+    async def poll(self, *, pause_seconds: float = 2.0) -> None:
+        """Looks up what is due, for ever, so that a silent stream costs seconds and no payment."""
+        while True:
+            await asyncio.sleep(pause_seconds)
+            for node in self._nodes.values():
+                try:
+                    await self.look_up_open(node)
+                except (NodeUnavailable, StoreUnavailable) as refusal:
+                    log.debug("look-ups wait", node=node.name, reason=refusal.message)
+
+    async def reconcile_daily(self) -> None:
+        """Once a day reads every settled invoice of the last two days."""
+        while True:
+            await asyncio.sleep(24 * 3600)
+            for node in self._nodes.values():
+                try:
+                    missing = await self.reconcile(node, self._clock.now_ms() - 48 * 3600 * 1000)
+                    log.info("reconciled with the node", node=node.name, missing=missing)
+                except (NodeUnavailable, StoreUnavailable) as refusal:
+                    log.warning("the daily reconcile failed", node=node.name, reason=refusal.message)
+
+
+def _unpaid_state(invoice: InvoiceRecord, now_ms: int) -> InvoiceState:
+    """LND cancels what expired: the payer is told which of the two it was."""
+    return InvoiceState.EXPIRED if now_ms >= invoice.expires_at_ms else InvoiceState.CANCELLED

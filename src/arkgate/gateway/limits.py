@@ -1,0 +1,69 @@
+"""Rate limits on what costs us before anybody has paid: challenges and sessions."""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from arkgate.core.errors import RateLimited
+from arkgate.ports import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` in any `seconds`, refilled evenly."""
+
+    count: int
+    seconds: float
+
+
+class RateLimit:
+    """A token bucket for each client and one for all of them.
+
+    Lives in memory and forgets on restart, which costs nothing but a few invoices. Clients are
+    bounded; the one that was quiet the longest is forgotten first.
+    """
+
+    def __init__(
+        self, what: str, *, client: Rate, everybody: Rate, clock: Clock, clients_max: int = 20_000
+    ) -> None:
+        self._what = what
+        self._client = client
+        self._clock = clock
+        self._clients_max = clients_max
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._everybody = _Bucket(everybody, clock.now_ms() / 1000)
+
+    def take(self, client: str) -> None:
+        """Counts one. Raises RateLimited with the true time to wait; then nothing is counted."""
+        now = self._clock.now_ms() / 1000
+        bucket = self._buckets.pop(client, None) or _Bucket(self._client, now)
+        self._buckets[client] = bucket
+        if len(self._buckets) > self._clients_max:
+            self._buckets.popitem(last=False)
+        wait_client, wait_all = bucket.wait(now), self._everybody.wait(now)
+        if wait_client > 0 or wait_all > 0:
+            who = "you have" if wait_client > 0 else "all clients together have"
+            seconds = math.ceil(max(wait_client, wait_all))
+            raise RateLimited(
+                f"Too many unpaid {self._what}: {who} reached the limit. Try again in {seconds} s, "
+                "or pay one that you already have.",
+                retry_after_seconds=seconds,
+            )
+        bucket.level -= 1
+        self._everybody.level -= 1
+
+
+class _Bucket:
+    __slots__ = ("at", "level", "rate")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self.rate = rate
+        self.level = float(rate.count)
+        self.at = now
+
+    def wait(self, now: float) -> float:
+        """Refills to now; the seconds until one may be taken, 0 when one may be taken at once."""
+        per_second = self.rate.count / self.rate.seconds
+        self.level = min(self.rate.count, self.level + max(0.0, now - self.at) * per_second)
+        self.at = now
+        return 0.0 if self.level >= 1 else (1 - self.level) / per_second

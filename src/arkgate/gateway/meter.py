@@ -1,0 +1,139 @@
+"""The meter of one call: what is reserved is settled or released exactly once, here."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from arkgate.core.errors import Draining, StoreUnavailable, UpstreamTimeout
+from arkgate.core.ledger import (
+    Answer,
+    ReleaseOutcome,
+    Reservation,
+    Resolved,
+    SettleOutcome,
+)
+from arkgate.core.money import Msat
+from arkgate.ports import Clock, Ledger, Observer
+
+log = structlog.get_logger()
+_Result = TypeVar("_Result")
+RETRY_SECONDS = 0.2
+RETRY_SECONDS_MAX = 5.0
+RELEASE_TRIES_SECONDS = 3.0
+
+
+class Calls:
+    """The calls that are under way. Each is a task of its own that no leaving client can cancel."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def check_open(self) -> None:
+        """Raises Draining once the shutdown has begun."""
+        if self._draining:
+            raise Draining("The gateway is restarting. Try again in a few seconds.", retry_after_seconds=5)
+
+    async def own(self, call: Coroutine[Any, Any, _Result]) -> _Result:
+        """Runs a call to its end, also when the caller is cancelled meanwhile."""
+        task = asyncio.create_task(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self, seconds: float) -> int:
+        """Takes no more calls and waits for those under way; answers how many had to be given up."""
+        self._draining = True
+        if self._tasks:
+            log.info("waiting for open calls", calls=len(self._tasks))
+            await asyncio.wait(self._tasks, timeout=seconds)
+        given_up = list(self._tasks)
+        for task in given_up:
+            task.cancel()
+        await asyncio.gather(*given_up, return_exceptions=True)
+        return len(given_up)
+
+
+class Meter:
+    """Resolves the hold of one call."""
+
+    def __init__(self, reservation: Reservation, ledger: Ledger, clock: Clock, observer: Observer) -> None:
+        self.reservation = reservation
+        self._ledger = ledger
+        self._clock = clock
+        self._observer = observer
+        self._started = asyncio.get_running_loop().time()
+
+    async def settle(self, answer: Answer) -> Resolved:
+        """Charges the call and stores its answer; durable when this returns.
+
+        Repeats while the ledger cannot be written, until the hold's deadline. Raises UpstreamTimeout
+        when the hold was swept meanwhile, and StoreUnavailable at the deadline: then the payer wins.
+        """
+        pause = RETRY_SECONDS
+        while True:
+            try:
+                resolved = await self._ledger.settle(self.reservation.call_id, answer.cost, answer)
+                break
+            except StoreUnavailable as refusal:
+                if self._clock.now_ms() + pause * 1000 >= self.reservation.deadline_ms:
+                    self._observer.alarm("settle_gave_up")
+                    log.error("could not settle before the deadline", call=self.reservation.call_id)
+                    raise
+                log.warning(
+                    "settle waits for the ledger", call=self.reservation.call_id, reason=refusal.message
+                )
+            await asyncio.sleep(pause)
+            pause = min(RETRY_SECONDS_MAX, pause * 2)
+        if resolved.outcome is SettleOutcome.RELEASED:
+            self._observer.alarm("settle_after_sweep")
+            log.error(
+                "the answer came after its hold was swept; nothing is charged", call=self.reservation.call_id
+            )
+            raise UpstreamTimeout(
+                "The answer came too late and was not charged.", fields={"refunded": True}
+            ).with_standing(resolved.standing)
+        self._finished("charged", charged=answer.cost)
+        return resolved
+
+    async def release(self, reason: str) -> Resolved | None:
+        """Gives the hold back. None when the ledger cannot be written: the sweep will do it."""
+        until = asyncio.get_running_loop().time() + RELEASE_TRIES_SECONDS
+        while True:
+            try:
+                resolved = await self._ledger.release(self.reservation.call_id, reason)
+                break
+            except StoreUnavailable as refusal:
+                if asyncio.get_running_loop().time() > until:
+                    log.error(
+                        "could not release; the sweep will",
+                        call=self.reservation.call_id,
+                        reason=refusal.message,
+                    )
+                    self._finished(reason, charged=Msat(0))
+                    return None
+            await asyncio.sleep(RETRY_SECONDS)
+        if resolved.outcome is ReleaseOutcome.SETTLED:
+            self._observer.alarm("release_after_settle")
+        self._finished(reason, charged=Msat(0))
+        return resolved
+
+    def _finished(self, outcome: str, *, charged: Msat) -> None:
+        held = self.reservation
+        seconds = asyncio.get_running_loop().time() - self._started
+        self._observer.call_finished(held.service, outcome, held=held.price, charged=charged, seconds=seconds)
+        log.info(
+            "call finished",
+            call=held.call_id,
+            request=held.request_id,
+            account=held.account_id,
+            service=held.service,
+            outcome=outcome,
+            cost_msat=charged,
+            milliseconds=round(seconds * 1000, 1),
+        )

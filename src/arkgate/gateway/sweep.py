@@ -1,0 +1,66 @@
+"""Work that nobody asks for: release what a dead call held, forget old answers, check the books."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from arkgate.core.errors import StoreUnavailable
+from arkgate.ports import Ledger, Observer, Statements
+
+log = structlog.get_logger()
+SWEEP_SECONDS = 5.0
+PRUNE_SECONDS = 60.0
+VERIFY_SECONDS = 3600.0
+BATCH = 200
+
+
+class Sweep:
+    """Periodic work on the ledger."""
+
+    def __init__(self, ledger: Ledger, statements: Statements, observer: Observer) -> None:
+        self._ledger = ledger
+        self._statements = statements
+        self._observer = observer
+
+    async def release_overdue(self) -> int:
+        """Releases every hold whose deadline has passed; answers how many."""
+        released = 0
+        while swept := await self._ledger.sweep(BATCH):
+            released += len(swept)
+            for hold in swept:
+                log.warning("hold swept", call=hold.call_id, account=hold.account_id, amount_msat=hold.amount)
+            if len(swept) < BATCH:
+                break
+        return released
+
+    async def prune(self) -> None:
+        """Forgets one batch of stored answers that are past their time."""
+        await self._ledger.prune_answers(BATCH)
+
+    async def verify(self) -> bool:
+        """Checks the invariants and raises an alarm for each that fails; repairs nothing."""
+        failed = [finding for finding in await self._statements.verify() if not finding.holds]
+        for finding in failed:
+            self._observer.alarm(f"invariant_{finding.invariant}")
+            log.error(
+                "an invariant of the ledger fails", invariant=finding.invariant, finding=finding.sentence
+            )
+        return not failed
+
+    async def run(self) -> None:
+        """Does all of it, for ever."""
+        await asyncio.gather(
+            _every(SWEEP_SECONDS, self.release_overdue),
+            _every(PRUNE_SECONDS, self.prune),
+            _every(VERIFY_SECONDS, self.verify),
+        )
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except StoreUnavailable as refusal:
+            log.warning("periodic work waits for the ledger", reason=refusal.message)

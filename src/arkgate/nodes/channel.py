@@ -1,0 +1,93 @@
+"""gRPC channels to payment nodes: TLS with the node's own certificate, macaroon, keepalive, error mapping."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from arkgate.core.errors import NodeUnavailable
+
+RETRY_AFTER_SECONDS = 5
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+# LND's server closes channels that ping more often than every 5 s, and drops pings without a stream.
+# Without `ping_timeout_ms` a stopped node is noticed only after a minute.
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 25_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_retries", 0),
+)
+
+
+class CredentialsUnreadable(NodeUnavailable):
+    """A certificate or macaroon file of the node cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCredentials:
+    """Where a node is and what opens it. Files are read anew whenever a channel is built."""
+
+    address: str
+    """host:port"""
+    tls_cert_file: Path
+    macaroon_file: Path
+    tls_server_name: str | None = None
+    """A name in the certificate, where the address is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """An open channel, the metadata of each call, and the certificate that it was built with."""
+
+    grpc: grpc.aio.Channel
+    metadata: tuple[tuple[str, str], ...]
+    certificate: bytes
+
+
+def open_channel(credentials: NodeCredentials) -> Channel:
+    """A new channel; connects at its first call. Raises CredentialsUnreadable."""
+    certificate = _read(credentials.tls_cert_file, "TLS certificate")
+    macaroon = _read(credentials.macaroon_file, "macaroon")
+    options: list[tuple[str, int | str]] = list(_OPTIONS)
+    if credentials.tls_server_name:
+        options.append(("grpc.ssl_target_name_override", credentials.tls_server_name))
+    channel = grpc.aio.secure_channel(
+        credentials.address, grpc.ssl_channel_credentials(certificate), options=options
+    )
+    # Per-call metadata: a call-credentials plugin costs a thread hop of 60 to 120 µs on each call.
+    return Channel(channel, (("macaroon", macaroon.hex()),), certificate)
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+        raise CredentialsUnreadable(f"the node's {what} {path} cannot be read: {reason}") from error
+    if not data:
+        raise CredentialsUnreadable(f"the node's {what} {path} is empty")
+    return data
+
+
+@contextmanager
+def map_grpc_errors(node: str, action: str) -> Iterator[None]:
+    """Translates every gRPC failure of a call into NodeUnavailable, with the node's own words."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise unavailable(node, action, error) from error
+    except grpc.aio.UsageError as error:  # the channel was closed under the call
+        raise NodeUnavailable(f"node {node}: the connection was closed while {action}") from error
+
+
+def unavailable(node: str, action: str, error: grpc.aio.AioRpcError) -> NodeUnavailable:
+    """The refusal that a failed call becomes."""
+    details = (error.details() or error.code().name).strip()[:200]
+    return NodeUnavailable(f"node {node} failed {action}: {details}", retry_after_seconds=RETRY_AFTER_SECONDS)

@@ -1,0 +1,272 @@
+"""LND over gRPC: invoices, look-ups and the stream of settlements.
+
+Source: LND's lightning.proto and stateservice.proto. Works with LND's stock `invoice.macaroon`;
+what that one may not do (GetInfo) is done without.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from arkgate._proto.lnd import lightning_pb2 as lnrpc
+from arkgate._proto.lnd import lightning_pb2_grpc, stateservice_pb2, stateservice_pb2_grpc
+from arkgate.core.errors import NodeUnavailable
+from arkgate.core.invoice import InvoiceError, read_bolt11
+from arkgate.core.ledger import Cursor, InvoiceState, Settlement
+from arkgate.core.money import Msat, sats
+from arkgate.nodes.channel import (
+    RETRY_AFTER_SECONDS,
+    Channel,
+    NodeCredentials,
+    map_grpc_errors,
+    open_channel,
+    unavailable,
+)
+from arkgate.ports import Clock, Health, Invoice, InvoiceStatus, NodeEvent
+
+UNARY_TIMEOUT_SECONDS = 5.0
+HEALTH_TIMEOUT_SECONDS = 3.0
+LIST_TIMEOUT_SECONDS = 60.0
+PAGE_INVOICES = 500
+MEMO_BYTES_MAX = 639
+FAILURES_BEFORE_REBUILD = 3
+_STATES = {
+    lnrpc.Invoice.OPEN: InvoiceState.OPEN,
+    lnrpc.Invoice.ACCEPTED: InvoiceState.OPEN,  # HTLCs are held and not settled: not a payment yet
+    lnrpc.Invoice.SETTLED: InvoiceState.SETTLED,
+    lnrpc.Invoice.CANCELED: InvoiceState.CANCELLED,
+}
+_WALLET_STATES = {
+    stateservice_pb2.NON_EXISTING: ("locked", "has no wallet yet: create one with lncli create"),
+    stateservice_pb2.LOCKED: ("locked", "is locked: unlock it with lncli unlock"),
+    stateservice_pb2.UNLOCKED: ("starting", "is unlocked and still starting"),
+    stateservice_pb2.RPC_ACTIVE: ("starting", "is starting: its RPC server is up, the rest is not yet"),
+    stateservice_pb2.WAITING_TO_START: ("starting", "waits to become the leader of its cluster"),
+}
+
+
+class LndNode:
+    """`ports.PaymentNode` for LND. A broken channel is rebuilt, with the certificate as it is then."""
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        credentials: NodeCredentials,
+        clock: Clock,
+        *,
+        invoice_minimum: Msat = sats(1),
+        invoice_maximum: Msat = sats(1_000_000),
+        network: str | None = None,
+    ) -> None:
+        self.name = name
+        self.number = number
+        self.invoice_minimum = invoice_minimum
+        self.invoice_maximum = invoice_maximum
+        self._network = network
+        self._credentials = credentials
+        self._clock = clock
+        self._channel: Channel | None = None
+        self._failures = 0
+
+    async def create_invoice(self, amount: Msat, *, memo: str, expiry_seconds: int) -> Invoice:
+        """See `ports.PaymentNode`."""
+        request = lnrpc.Invoice(value_msat=amount, memo=_cut(memo), expiry=expiry_seconds, private=False)
+        answer = await self._unary("AddInvoice", request, "making an invoice")
+        return self._checked(answer, amount, expiry_seconds)
+
+    def _checked(self, answer: lnrpc.AddInvoiceResponse, amount: Msat, expiry_seconds: int) -> Invoice:
+        """The invoice, if it is what was asked for: a payer would pay whatever its text says."""
+        try:
+            bolt11 = read_bolt11(answer.payment_request)
+        except InvoiceError as error:
+            raise self._refused(f"returned an invoice that cannot be read: {error}") from error
+        if bolt11.payment_hash != answer.r_hash:
+            raise self._refused("returned an invoice for another payment hash")
+        if bolt11.amount != amount:
+            raise self._refused(f"returned an invoice for {bolt11.amount} msat instead of {amount}")
+        if self._network not in (None, bolt11.network):
+            raise self._refused(f"returned an invoice for {bolt11.network} instead of {self._network}")
+        self._network = bolt11.network
+        created_at_ms = min(bolt11.created_at * 1000, self._clock.now_ms())
+        return Invoice(
+            node=self.name,
+            payment_hash=answer.r_hash,
+            payment_request=answer.payment_request,
+            amount=amount,
+            created_at_ms=created_at_ms,
+            expires_at_ms=bolt11.created_at * 1000 + expiry_seconds * 1000,
+        )
+
+    def _refused(self, sentence: str) -> NodeUnavailable:
+        return NodeUnavailable(f"node {self.name} {sentence}", retry_after_seconds=RETRY_AFTER_SECONDS)
+
+    async def look_up(self, payment_hash: bytes) -> InvoiceStatus | None:
+        """See `ports.PaymentNode`."""
+        try:
+            invoice = await self._unary("LookupInvoice", lnrpc.PaymentHash(r_hash=payment_hash), "a look-up")
+        except NodeUnavailable as error:
+            if _is_not_found(error.__cause__):
+                return None
+            raise
+        if invoice.r_hash != payment_hash:
+            raise self._refused("answered a look-up with another invoice")
+        return InvoiceStatus(_STATES.get(invoice.state, InvoiceState.OPEN), self._settlement(invoice))
+
+    def _settlement(self, invoice: lnrpc.Invoice) -> Settlement | None:
+        """The settlement of an invoice that settled one payment hash: not keysend, not AMP."""
+        if invoice.state != lnrpc.Invoice.SETTLED or invoice.is_keysend or invoice.is_amp:
+            return None
+        if len(invoice.r_hash) != 32 or invoice.amt_paid_msat <= 0:
+            return None
+        return Settlement(
+            node=self.name,
+            payment_hash=invoice.r_hash,
+            amount_paid=Msat(invoice.amt_paid_msat),
+            memo=invoice.memo,
+            settled_at_ms=invoice.settle_date * 1000,
+        )
+
+    async def events(self, since: Cursor) -> AsyncIterator[NodeEvent]:
+        """See `ports.PaymentNode`. With settle_index 0 LND replays nothing: use `settled_since` first."""
+        request = lnrpc.InvoiceSubscription(add_index=since.add_index, settle_index=since.settle_index)
+        channel = self._open()
+        call = lightning_pb2_grpc.LightningStub(channel.grpc).SubscribeInvoices(
+            request, metadata=channel.metadata
+        )
+        try:
+            with map_grpc_errors(self.name, "the stream of settlements"):
+                async for invoice in call:
+                    yield NodeEvent(
+                        self._settlement(invoice), Cursor(invoice.add_index, invoice.settle_index)
+                    )
+        except NodeUnavailable as error:
+            await self._count_failure(error.__cause__)
+            raise
+        finally:
+            call.cancel()
+
+    async def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
+        """See `ports.PaymentNode`."""
+        offset = 0
+        while True:
+            request = lnrpc.ListInvoiceRequest(
+                index_offset=offset,
+                num_max_invoices=PAGE_INVOICES,
+                creation_date_start=max(1, created_after_ms // 1000),
+            )
+            page = await self._unary(
+                "ListInvoices", request, "listing invoices", timeout=LIST_TIMEOUT_SECONDS
+            )
+            for invoice in page.invoices:
+                settlement = self._settlement(invoice)
+                if settlement is not None:
+                    yield settlement
+            if len(page.invoices) < PAGE_INVOICES or page.last_index_offset <= offset:
+                return
+            offset = page.last_index_offset
+
+    async def health(self) -> Health:
+        """See `ports.PaymentNode`. Asks State, which needs no macaroon, then GetInfo where it may."""
+        try:
+            channel = self._open()
+            state = await stateservice_pb2_grpc.StateStub(channel.grpc).GetState(
+                stateservice_pb2.GetStateRequest(), timeout=HEALTH_TIMEOUT_SECONDS
+            )
+        except NodeUnavailable as error:
+            return Health(False, "refused", error.message)
+        except grpc.aio.AioRpcError as error:
+            await self._count_failure(error)
+            return Health(False, "unreachable", unavailable(self.name, "to answer", error).message)
+        word, sentence = _WALLET_STATES.get(state.state, ("", ""))
+        if word:
+            return Health(False, word, f"node {self.name} {sentence}")
+        return await self._info(channel)
+
+    async def _info(self, channel: Channel) -> Health:
+        network = self._network or ""
+        try:
+            info = await lightning_pb2_grpc.LightningStub(channel.grpc).GetInfo(
+                lnrpc.GetInfoRequest(), timeout=HEALTH_TIMEOUT_SECONDS, metadata=channel.metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            if "permission denied" in (error.details() or ""):
+                return Health(True, "ready", f"node {self.name} is active", network=network)
+            refused = "macaroon" in (error.details() or "") or "verification failed" in (
+                error.details() or ""
+            )
+            return Health(
+                False,
+                "refused" if refused else "unreachable",
+                unavailable(self.name, "GetInfo", error).message,
+            )
+        network = info.chains[0].network if info.chains else network
+        if not info.synced_to_chain:
+            sentence = f"node {self.name} is still catching up with the chain at block {info.block_height}"
+            return Health(False, "syncing", sentence, info.version, network)
+        return Health(True, "ready", f"node {self.name} is synced", info.version, network)
+
+    async def close(self) -> None:
+        """See `ports.PaymentNode`."""
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.grpc.close(grace=0)
+
+    def _open(self) -> Channel:
+        if self._channel is None:
+            self._channel = open_channel(self._credentials)
+        return self._channel
+
+    async def _unary(
+        self,
+        method: str,
+        request: Message,
+        action: str,
+        *,
+        timeout: float = UNARY_TIMEOUT_SECONDS,
+    ) -> Any:  # noqa: ANN401 - the generated stubs' methods share no type
+        channel = self._open()
+        call: Callable[..., Awaitable[Any]] = getattr(lightning_pb2_grpc.LightningStub(channel.grpc), method)
+        try:
+            with map_grpc_errors(self.name, action):
+                answer = await call(request, timeout=timeout, metadata=channel.metadata)
+        except NodeUnavailable as error:
+            if not _is_not_found(error.__cause__):
+                await self._count_failure(error.__cause__)
+            raise
+        self._failures = 0
+        return answer
+
+    async def _count_failure(self, error: BaseException | None) -> None:
+        """Rebuilds the channel when it keeps failing: the certificate may have been renewed."""
+        if not isinstance(error, grpc.aio.AioRpcError) or error.code() != grpc.StatusCode.UNAVAILABLE:
+            return
+        self._failures += 1
+        if self._failures >= FAILURES_BEFORE_REBUILD or self._certificate_changed():
+            self._failures = 0
+            await self.close()
+
+    def _certificate_changed(self) -> bool:
+        with contextlib.suppress(OSError):
+            return (
+                self._channel is not None
+                and self._credentials.tls_cert_file.read_bytes() != self._channel.certificate
+            )
+        return False
+
+
+def _is_not_found(error: BaseException | None) -> bool:
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.NOT_FOUND
+
+
+def _cut(memo: str) -> str:
+    """A memo that BOLT11 can hold; its end, where the tag stands, survives."""
+    return (
+        memo
+        if len(memo.encode()) <= MEMO_BYTES_MAX
+        else memo.encode()[-MEMO_BYTES_MAX:].decode(errors="ignore")
+    )
