@@ -1,0 +1,173 @@
+"""TLS certificates and macaroons of the simulated nodes, in LND's shape and file names."""
+
+import datetime
+import functools
+import hmac
+import ipaddress
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pymacaroons import MACAROON_V2, Macaroon, Verifier
+from pymacaroons.exceptions import MacaroonException
+from pymacaroons.serializers.binary_serializer import BinarySerializer
+
+_LIFETIME = datetime.timedelta(days=14 * 30)
+_IDENTIFIER_VERSION = 3
+_LENGTH_DELIMITED = 2
+
+_READ = ("onchain", "offchain", "address", "message", "peers", "info", "invoices", "signer", "macaroon")
+_WRITE = ("onchain", "offchain", "address", "message", "peers", "info", "invoices", "macaroon")
+READONLY = frozenset(f"{entity}:read" for entity in _READ)
+ADMIN = READONLY | {f"{entity}:write" for entity in _WRITE} | {"signer:generate", "macaroon:generate"}
+# LND's stock invoice.macaroon: without info:read.
+INVOICE = frozenset(("invoices:read", "invoices:write", "address:read", "address:write", "onchain:read"))
+
+
+class BadMacaroon(Exception):  # noqa: N818
+    """The macaroon is not one of this node's; the text is LND's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where a node's credentials are."""
+
+    tls_cert: Path
+    tls_key: Path
+    admin_macaroon: Path
+    invoice_macaroon: Path
+    readonly_macaroon: Path
+
+
+def issue(directory: Path, macaroon_key: bytes) -> Credentials:
+    """Makes the files that are missing; a certificate that has expired is made anew."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found = Credentials(
+        tls_cert=directory / "tls.cert",
+        tls_key=directory / "tls.key",
+        admin_macaroon=directory / "admin.macaroon",
+        invoice_macaroon=directory / "invoice.macaroon",
+        readonly_macaroon=directory / "readonly.macaroon",
+    )
+    if not _certificate_is_good(found):
+        _make_certificate(found)
+    for path, permissions in (
+        (found.admin_macaroon, ADMIN),
+        (found.invoice_macaroon, INVOICE),
+        (found.readonly_macaroon, READONLY),
+    ):
+        if not path.exists():
+            _write(path, bake(macaroon_key, permissions))
+    return found
+
+
+def macaroon_key(private_key: bytes) -> bytes:
+    """The root key of a node's macaroons."""
+    return hmac.digest(private_key, b"macaroon root key", "sha256")
+
+
+def bake(key: bytes, permissions: frozenset[str]) -> bytes:
+    """A macaroon with these permissions (`invoices:read`), binary as in LND's files."""
+    macaroon = Macaroon(location="lnd", identifier=_identifier(permissions), key=key, version=MACAROON_V2)
+    return bytes(BinarySerializer().serialize_raw(macaroon))
+
+
+@functools.lru_cache(maxsize=1024)
+def permissions_of(key: bytes, macaroon_hex: str) -> frozenset[str]:
+    """What the macaroon allows. Raises BadMacaroon; caveats are refused, because none is understood."""
+    try:
+        macaroon = BinarySerializer().deserialize_raw(bytes.fromhex(macaroon_hex))
+        Verifier().verify(macaroon, key)
+        return _permissions_in(macaroon.identifier_bytes)
+    except MacaroonException as exc:
+        raise BadMacaroon("verification failed: signature mismatch after caveat verification") from exc
+    except Exception as exc:  # the deserializer raises whatever bad bytes lead to
+        raise BadMacaroon(f"cannot decode macaroon: {exc}") from exc
+
+
+def _identifier(permissions: frozenset[str]) -> bytes:
+    """What LND's macaroon library puts there: a nonce, the root key's id, and the permissions."""
+    fields = [_field(1, secrets.token_bytes(16)), _field(2, b"0")]
+    for entity in sorted({permission.partition(":")[0] for permission in permissions}):
+        actions = sorted(p.partition(":")[2] for p in permissions if p.startswith(f"{entity}:"))
+        fields.append(
+            _field(3, _field(1, entity.encode()) + b"".join(_field(2, a.encode()) for a in actions))
+        )
+    return bytes((_IDENTIFIER_VERSION,)) + b"".join(fields)
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return bytes((number << 3 | _LENGTH_DELIMITED, len(data))) + data
+
+
+def _permissions_in(identifier: bytes) -> frozenset[str]:
+    if identifier[0] != _IDENTIFIER_VERSION:
+        raise ValueError("unknown macaroon version")
+    found = set()
+    for number, data in _fields(identifier[1:]):
+        if number == 3:
+            (_, entity), *actions = _fields(data)
+            found |= {f"{entity.decode()}:{action.decode()}" for _, action in actions}
+    return frozenset(found)
+
+
+def _fields(data: bytes) -> list[tuple[int, bytes]]:
+    fields, at = [], 0
+    while at < len(data):
+        end = at + 2 + data[at + 1]
+        fields.append((data[at] >> 3, data[at + 2 : end]))
+        at = end
+    return fields
+
+
+def _certificate_is_good(found: Credentials) -> bool:
+    if not (found.tls_cert.exists() and found.tls_key.exists()):
+        return False
+    certificate = x509.load_pem_x509_certificate(found.tls_cert.read_bytes())
+    return certificate.not_valid_after_utc > datetime.datetime.now(datetime.UTC)
+
+
+def _make_certificate(found: Credentials) -> None:
+    """Self-signed ECDSA P-256, valid for 14 months, for this host's loopback names only."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "lnd autogenerated cert"),
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost"),
+        ]
+    )
+    names: list[x509.GeneralName] = [x509.DNSName("localhost")]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    encoded = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    _write(found.tls_key, encoded)
+    _write(found.tls_cert, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes the whole file or nothing, readable for its owner only."""
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    temporary.replace(path)

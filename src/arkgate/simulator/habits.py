@@ -1,0 +1,64 @@
+"""What can be wrong with a simulated node: switches that tests turn while it runs."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import grpc
+
+
+class NodeState(Enum):
+    """How far the node has started: its State service says so, and other calls fail with the text."""
+
+    WAITING = "waiting"
+    LOCKED = "locked"
+    STARTING = "starting"
+    ACTIVE = "active"
+
+
+class Lie(Enum):
+    """In which point AddInvoice's answer is not what was asked for."""
+
+    NONE = "none"
+    PAYMENT_HASH = "payment_hash"
+    """`r_hash` names another payment than the invoice's text."""
+    AMOUNT = "amount"
+    """The text asks for 1 sat more."""
+    NETWORK = "network"
+    """The text is for mainnet."""
+
+
+@dataclass(slots=True)
+class Habits:
+    """A healthy node by default; every field may be set at any time."""
+
+    state: NodeState = NodeState.ACTIVE
+    synced: bool = True
+    lie: Lie = Lie.NONE
+    delays_seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds by which answers are late, by method name (`AddInvoice`); `*` stands for every method."""
+    failures: dict[str, grpc.StatusCode] = field(default_factory=dict)
+    """Codes that methods fail with, by method name or `*`, after nothing was done."""
+    lost_answers: set[str] = field(default_factory=set)
+    """Methods that do their work and then fail with UNAVAILABLE: AddInvoice, SendPaymentV2."""
+    duplicate_events: bool = False
+    """Every event of a stream comes twice."""
+    backlog_out_of_order: bool = False
+    """Past settlements come newest first."""
+    streams_silent: bool = False
+    """Streams stay open and say nothing; what happens meanwhile is lost on them."""
+    settlements_hidden: bool = False
+    """Settlements that happen now never show on a stream, not in a later backlog either."""
+    settlement_lag_seconds: float = 0.0
+    """Payee: how long after the payer has the preimage the invoice becomes SETTLED."""
+    settle_delay_seconds: float = 0.05
+    """Payer: how long a payment is in flight."""
+    overpay_msat: int = 0
+    """Payer: how much is paid above what the invoice asks for (negative: less)."""
+
+    def delay_seconds(self, method: str) -> float:
+        """How late that method answers."""
+        return self.delays_seconds.get(method, self.delays_seconds.get("*", 0.0))
+
+    def failure(self, method: str) -> grpc.StatusCode | None:
+        """The code that method fails with, if any."""
+        return self.failures.get(method, self.failures.get("*"))

@@ -1,0 +1,433 @@
+"""A simulated LND: its gRPC services over TLS with macaroons, answering from the shared network."""
+
+# ruff: noqa: N802  the methods have LND's names
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+
+from arkgate._proto.lnd import (
+    lightning_pb2,
+    lightning_pb2_grpc,
+    router_pb2,
+    router_pb2_grpc,
+    stateservice_pb2,
+    stateservice_pb2_grpc,
+    verrpc_pb2,
+    verrpc_pb2_grpc,
+)
+from arkgate.simulator import credentials
+from arkgate.simulator.habits import Habits, NodeState
+from arkgate.simulator.messages import (
+    decoded_message,
+    invoice_message,
+    list_invoices,
+    payment_message,
+)
+from arkgate.simulator.network import Network, Refused, lying_answer
+from arkgate.simulator.records import InvoiceRow
+from arkgate.simulator.serving import LOOPBACK, PortTaken
+
+VERSION = "0.20.0-beta"
+STREAM_EVENTS_MAX = 100_000
+_STATE_POLL_SECONDS = 0.02
+
+_PERMISSIONS = {
+    "AddInvoice": "invoices:write",
+    "LookupInvoice": "invoices:read",
+    "ListInvoices": "invoices:read",
+    "SubscribeInvoices": "invoices:read",
+    "DecodePayReq": "offchain:read",
+    "GetInfo": "info:read",
+    "WalletBalance": "onchain:read",
+    "GetVersion": "info:read",
+    "SendPaymentV2": "offchain:write",
+    "TrackPaymentV2": "offchain:read",
+}
+# While the node is not active every call but State's fails with code UNKNOWN and this text.
+_NOT_ACTIVE = {
+    NodeState.WAITING: "waiting to start, RPC services not available",
+    NodeState.LOCKED: "wallet locked, unlock it to enable full RPC access",
+    NodeState.STARTING: (
+        "the RPC server is in the process of starting up, but not yet ready to accept calls"
+    ),
+}
+_WALLET_STATES = {
+    NodeState.WAITING: stateservice_pb2.WAITING_TO_START,
+    NodeState.LOCKED: stateservice_pb2.LOCKED,
+    NodeState.STARTING: stateservice_pb2.UNLOCKED,
+    NodeState.ACTIVE: stateservice_pb2.SERVER_ACTIVE,
+}
+# LND answers pings that come every 5 seconds while a call is open, and hangs up on faster ones.
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 0),
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SimulatedNode:
+    """One simulated LND. Turn `habits` while it runs; `stop` and `start` are a restart of the daemon."""
+
+    def __init__(self, network: Network, name: str, *, data_dir: Path, port: int = 0) -> None:
+        self.network = network
+        self.name = name
+        self.peer = network.join(name)
+        self.port = port
+        self.macaroon_key = credentials.macaroon_key(self.peer.key.secret)
+        self.credentials = credentials.issue(data_dir / name, self.macaroon_key)
+        self.hidden: set[bytes] = set()
+        """Payment hashes whose settlement no stream reports."""
+        self.cut_politely = False
+        """How streams that are cut now end."""
+        self._streams: set[asyncio.Queue[InvoiceRow | None]] = set()
+        self._server: grpc.aio.Server | None = None
+        self.peer.listeners.append(self._announce)
+
+    @property
+    def habits(self) -> Habits:
+        """The node's switches."""
+        return self.peer.habits
+
+    @property
+    def address(self) -> str:
+        """Where its gRPC listens: host and port."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def public_key(self) -> str:
+        """The node's identity, hex."""
+        return self.peer.public_key
+
+    async def start(self) -> None:
+        """Listens; after `stop`, on the same port with the same certificate. Raises PortTaken."""
+        server = grpc.aio.server(options=_OPTIONS)
+        lightning_pb2_grpc.add_LightningServicer_to_server(_Lightning(self), server)
+        router_pb2_grpc.add_RouterServicer_to_server(_Router(self), server)
+        stateservice_pb2_grpc.add_StateServicer_to_server(_State(self), server)
+        verrpc_pb2_grpc.add_VersionerServicer_to_server(_Versioner(self), server)
+        key, certificate = (
+            self.credentials.tls_key.read_bytes(),
+            self.credentials.tls_cert.read_bytes(),
+        )
+        try:
+            self.port = server.add_secure_port(
+                self.address, grpc.ssl_server_credentials([(key, certificate)])
+            )
+        except RuntimeError as exc:
+            raise PortTaken(self.port, f"the simulated {self.name} node") from exc
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Stops listening and breaks every call; invoices and payments stay."""
+        if self._server is not None:
+            await self._server.stop(grace=None)
+            self._server = None
+
+    def cut_streams(self, *, politely: bool = False) -> int:
+        """Ends every open SubscribeInvoices, with UNAVAILABLE or as if all were said; answers how many."""
+        streams = list(self._streams)
+        for stream in streams:
+            while not stream.empty():
+                stream.get_nowait()
+            stream.put_nowait(None)
+        self.cut_politely = politely
+        return len(streams)
+
+    @property
+    def open_streams(self) -> int:
+        """How many SubscribeInvoices are open."""
+        return len(self._streams)
+
+    def collect_garbage(self) -> int:
+        """Forgets canceled and expired invoices, as LND's garbage collection does; answers how many."""
+        return self.network.collect_garbage(self.peer)
+
+    def cancel(self, payment_hash: bytes) -> None:
+        """Cancels an open invoice."""
+        self.network.cancel(self.peer, payment_hash)
+
+    def add_foreign_invoice(self, amount_msat: int, *, memo: str = "another shop's order 7") -> InvoiceRow:
+        """An invoice that another application made on this node."""
+        return self.network.add_invoice(self.peer, amount_msat=amount_msat, memo=memo)
+
+    def receive_keysend(self, amount_msat: int, *, memo: str = "") -> InvoiceRow:
+        """A payment that came without an invoice."""
+        return self.network.receive_keysend(self.peer, amount_msat=amount_msat, memo=memo)
+
+    def presign(self, *, amount_msat: int, expiry_seconds: int, count: int) -> None:
+        """Signs invoices beforehand; AddInvoice with this amount and expiry takes them while they last."""
+        self.network.presign(self.peer, amount_msat=amount_msat, expiry_seconds=expiry_seconds, count=count)
+
+    def invoice(self, payment_hash: bytes) -> InvoiceRow | None:
+        """The node's own record of an invoice."""
+        return self.peer.invoice(payment_hash)
+
+    def bake(self, *permissions: str) -> bytes:
+        """A macaroon with these permissions, binary."""
+        return credentials.bake(self.macaroon_key, frozenset(permissions))
+
+    def check(self, method: str, macaroons: list[str]) -> None:
+        """Refuses a call as LND does: by the node's state first, then by the macaroon."""
+        if self.habits.state is not NodeState.ACTIVE:
+            raise Refused(_NOT_ACTIVE[self.habits.state])
+        if len(macaroons) != 1:
+            raise Refused(f"expected 1 macaroon, got {len(macaroons)}")
+        try:
+            allowed = credentials.permissions_of(self.macaroon_key, macaroons[0])
+        except credentials.BadMacaroon as exc:
+            raise Refused(str(exc)) from exc
+        if _PERMISSIONS[method] not in allowed:
+            raise Refused("permission denied")
+        failure = self.habits.failure(method)
+        if failure is not None:
+            raise Refused(f"simulated failure of {method}", failure)
+
+    def information(self) -> lightning_pb2.GetInfoResponse:
+        """The answer of GetInfo."""
+        return lightning_pb2.GetInfoResponse(
+            version=f"{VERSION} commit=simulated",
+            commit_hash="0" * 40,
+            identity_pubkey=self.public_key,
+            alias=f"simulated-{self.name}",
+            color="#3399ff",
+            num_active_channels=1,
+            num_peers=1,
+            block_height=100 if self.habits.synced else 42,
+            block_hash=hashlib.sha256(b"simulated block").hexdigest(),
+            best_header_timestamp=int(self.network.now()),
+            synced_to_chain=self.habits.synced,
+            synced_to_graph=self.habits.synced,
+            chains=[lightning_pb2.Chain(chain="bitcoin", network="regtest")],
+            uris=[f"{self.public_key}@{LOOPBACK}:9735"],
+        )
+
+    @contextlib.contextmanager
+    def subscribed(self) -> Iterator[asyncio.Queue[InvoiceRow | None]]:
+        """A queue of what happens from now on; None ends the stream."""
+        stream: asyncio.Queue[InvoiceRow | None] = asyncio.Queue(STREAM_EVENTS_MAX)
+        self._streams.add(stream)
+        try:
+            yield stream
+        finally:
+            self._streams.discard(stream)
+
+    def backlog(self, request: lightning_pb2.InvoiceSubscription) -> list[InvoiceRow]:
+        """Past events after the given indices; none for an index of 0, which is LND's trap."""
+        rows = [row for row in self.peer.invoices.values() if not row.collected]
+        added = [row for row in rows if 0 < request.add_index < row.add_index]
+        settled = [
+            row
+            for row in rows
+            if 0 < request.settle_index < row.settle_index and row.payment_hash not in self.hidden
+        ]
+        settled.sort(key=lambda row: row.settle_index, reverse=self.habits.backlog_out_of_order)
+        return added + settled
+
+    def _announce(self, row: InvoiceRow) -> None:
+        if row.settled and self.habits.settlements_hidden:
+            self.hidden.add(row.payment_hash)
+        if self.habits.streams_silent or row.payment_hash in self.hidden:
+            return
+        for stream in self._streams:
+            if stream.full():
+                stream.get_nowait()
+            stream.put_nowait(row)
+
+
+async def _abort(context: Context, refused: Refused) -> NoReturn:
+    await context.abort(refused.code, refused.text)
+    raise AssertionError("abort raises")
+
+
+async def _enter(node: SimulatedNode, method: str, context: Context) -> None:
+    """What comes before every call: state, macaroon, and the delay or failure that a test asked for."""
+    delay = node.habits.delay_seconds(method)
+    if delay:
+        await asyncio.sleep(delay)
+    macaroons = [
+        value if isinstance(value, str) else value.decode("ascii", "replace")
+        for key, value in context.invocation_metadata() or ()
+        if key == "macaroon"
+    ]
+    try:
+        node.check(method, macaroons)
+    except Refused as refused:
+        await _abort(context, refused)
+
+
+async def _leave(node: SimulatedNode, method: str, context: Context) -> None:
+    """Loses the answer of a call that was carried out, when a test asked for that."""
+    if method in node.habits.lost_answers:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+
+class _Lightning(lightning_pb2_grpc.LightningServicer):
+    def __init__(self, node: SimulatedNode) -> None:
+        self._node = node
+
+    async def AddInvoice(
+        self, request: lightning_pb2.Invoice, context: Context
+    ) -> lightning_pb2.AddInvoiceResponse:
+        node = self._node
+        await _enter(node, "AddInvoice", context)
+        try:
+            row = node.network.add_invoice(
+                node.peer,
+                amount_msat=request.value_msat or request.value * 1000,
+                memo=request.memo,
+                expiry_seconds=request.expiry,
+                preimage=request.r_preimage,
+                description_hash=request.description_hash,
+                cltv_expiry=request.cltv_expiry,
+                private=request.private,
+            )
+        except Refused as refused:
+            await _abort(context, refused)
+        await _leave(node, "AddInvoice", context)
+        payment_hash, text = lying_answer(node.peer, row)
+        return lightning_pb2.AddInvoiceResponse(
+            r_hash=payment_hash,
+            payment_request=text,
+            add_index=row.add_index,
+            payment_addr=row.payment_secret,
+        )
+
+    async def LookupInvoice(
+        self, request: lightning_pb2.PaymentHash, context: Context
+    ) -> lightning_pb2.Invoice:
+        await _enter(self._node, "LookupInvoice", context)
+        payment_hash = request.r_hash or _from_hex(request.r_hash_str)
+        if len(payment_hash) not in (0, 32):
+            text = f"payment hash must be exactly 32 bytes, is instead {len(payment_hash)}"
+            await _abort(context, Refused(text))
+        row = self._node.invoice(payment_hash)
+        if row is None:
+            await _abort(context, Refused("unable to locate invoice", grpc.StatusCode.NOT_FOUND))
+        return invoice_message(row, self._node.network.now())
+
+    async def ListInvoices(
+        self, request: lightning_pb2.ListInvoiceRequest, context: Context
+    ) -> lightning_pb2.ListInvoiceResponse:
+        await _enter(self._node, "ListInvoices", context)
+        return list_invoices(list(self._node.peer.invoices.values()), request, self._node.network.now())
+
+    async def SubscribeInvoices(
+        self, request: lightning_pb2.InvoiceSubscription, context: Context
+    ) -> AsyncIterator[lightning_pb2.Invoice]:
+        node = self._node
+        await _enter(node, "SubscribeInvoices", context)
+        with node.subscribed() as stream:
+            for row in () if node.habits.streams_silent else node.backlog(request):
+                for _ in range(1 + node.habits.duplicate_events):
+                    yield invoice_message(row, node.network.now())
+            while (event := await stream.get()) is not None:
+                for _ in range(1 + node.habits.duplicate_events):
+                    yield invoice_message(event, node.network.now())
+        if not node.cut_politely:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    async def DecodePayReq(
+        self, request: lightning_pb2.PayReqString, context: Context
+    ) -> lightning_pb2.PayReq:
+        await _enter(self._node, "DecodePayReq", context)
+        try:
+            return decoded_message(self._node.network.read(request.pay_req))
+        except Refused as refused:
+            await _abort(context, refused)
+
+    async def GetInfo(
+        self, request: lightning_pb2.GetInfoRequest, context: Context
+    ) -> lightning_pb2.GetInfoResponse:
+        await _enter(self._node, "GetInfo", context)
+        return self._node.information()
+
+    async def WalletBalance(
+        self, request: lightning_pb2.WalletBalanceRequest, context: Context
+    ) -> lightning_pb2.WalletBalanceResponse:
+        await _enter(self._node, "WalletBalance", context)
+        return lightning_pb2.WalletBalanceResponse(total_balance=10_000_000, confirmed_balance=10_000_000)
+
+
+class _Router(router_pb2_grpc.RouterServicer):
+    def __init__(self, node: SimulatedNode) -> None:
+        self._node = node
+
+    async def SendPaymentV2(
+        self, request: router_pb2.SendPaymentRequest, context: Context
+    ) -> AsyncIterator[lightning_pb2.Payment]:
+        await _enter(self._node, "SendPaymentV2", context)
+        try:
+            payment = self._node.network.pay(
+                self._node.peer,
+                request.payment_request,
+                amount_msat=request.amt_msat or request.amt * 1000,
+                allow_self_payment=request.allow_self_payment,
+            )
+        except Refused as refused:
+            await _abort(context, refused)
+        await _leave(self._node, "SendPaymentV2", context)
+        if not request.no_inflight_updates:
+            yield payment_message(payment)
+        yield payment_message(await self._node.network.finished(self._node.peer, payment.payment_hash))
+
+    async def TrackPaymentV2(
+        self, request: router_pb2.TrackPaymentRequest, context: Context
+    ) -> AsyncIterator[lightning_pb2.Payment]:
+        await _enter(self._node, "TrackPaymentV2", context)
+        try:
+            payment = await self._node.network.finished(self._node.peer, request.payment_hash)
+        except Refused as refused:
+            await _abort(context, refused)
+        yield payment_message(payment)
+
+
+class _State(stateservice_pb2_grpc.StateServicer):
+    """The one service that needs no macaroon and answers in every state."""
+
+    def __init__(self, node: SimulatedNode) -> None:
+        self._node = node
+
+    async def GetState(
+        self, request: stateservice_pb2.GetStateRequest, context: Context
+    ) -> stateservice_pb2.GetStateResponse:
+        return stateservice_pb2.GetStateResponse(state=_WALLET_STATES[self._node.habits.state])
+
+    async def SubscribeState(
+        self, request: stateservice_pb2.SubscribeStateRequest, context: Context
+    ) -> AsyncIterator[stateservice_pb2.SubscribeStateResponse]:
+        told: NodeState | None = None
+        while True:
+            state = self._node.habits.state
+            if state is not told:
+                told = state
+                yield stateservice_pb2.SubscribeStateResponse(state=_WALLET_STATES[state])
+            await asyncio.sleep(_STATE_POLL_SECONDS)
+
+
+class _Versioner(verrpc_pb2_grpc.VersionerServicer):
+    def __init__(self, node: SimulatedNode) -> None:
+        self._node = node
+
+    async def GetVersion(self, request: verrpc_pb2.VersionRequest, context: Context) -> verrpc_pb2.Version:
+        await _enter(self._node, "GetVersion", context)
+        # Payers' libraries refuse a node that was built without these parts.
+        tags = ["signrpc", "walletrpc", "chainrpc", "invoicesrpc", "routerrpc"]
+        return verrpc_pb2.Version(
+            commit="simulated", version=VERSION, app_minor=20, app_pre_release="beta", build_tags=tags
+        )
+
+
+def _from_hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
