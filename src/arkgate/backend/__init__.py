@@ -1,1 +1,1 @@
-""""""
+"""The chat backend over HTTP."""

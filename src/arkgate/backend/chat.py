@@ -1,0 +1,259 @@
+"""The chat backend: any server that speaks OpenAI's chat completions."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import orjson
+
+from arkgate.backend.answer import plain, read_completion, read_model_names, read_refusal
+from arkgate.backend.breaker import Breaker
+from arkgate.backend.transport import AnswerTooLarge, PooledTransport, TransportLimits
+from arkgate.core.errors import Overloaded, UpstreamError, UpstreamTimeout
+from arkgate.ports import ChatMessage, Completion, Health
+
+HEALTH_TIMEOUT_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """Where the backend is and what it may cost us. Raises ValueError with a sentence."""
+
+    url: str
+    """The API's base, such as `https://api.example.com/v1`."""
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    system_prompt: str | None = None
+    connect_timeout_seconds: float = 5.0
+    first_byte_timeout_seconds: float = 60.0
+    idle_timeout_seconds: float = 30.0
+    total_timeout_seconds: float = 120.0
+    answer_bytes_max: int = 1024 * 1024
+    concurrency_max: int = 64
+    max_tokens: int | None = None
+    ca_file: str | None = None
+    """Certificates to trust instead of the public authorities."""
+
+    def __post_init__(self) -> None:
+        try:
+            url = httpx.URL(self.url)
+        except httpx.InvalidURL as exc:
+            raise ValueError("the backend's URL cannot be read") from exc
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("the backend's URL begins with http:// or https:// and has a host")
+        if url.userinfo or url.query or url.fragment:
+            raise ValueError("the backend's URL has no user name, query or fragment; keys go into api_key")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ValueError("the backend's key has only printable ASCII characters")
+        if self.concurrency_max < 1 or self.answer_bytes_max < 1:
+            raise ValueError("concurrency and answer size are at least 1")
+
+
+class ChatBackend:
+    """`ports.Backend` over HTTP.
+
+    What goes out is built anew from the settings, the messages and the call's id: nothing of the
+    client's request, no redirect followed, no environment read. Requests are handed to the transport
+    directly, because httpx's client costs 190 µs a call for features that a fixed request cannot use.
+    """
+
+    def __init__(self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds that never go back."""
+        base_url = settings.url.rstrip("/")
+        self._settings = settings
+        self._chat_url = httpx.URL(f"{base_url}/chat/completions")
+        self._models_url = httpx.URL(f"{base_url}/models")
+        self._headers = _fixed_headers(self._chat_url, settings.api_key)
+        self._preamble = (
+            [{"role": "system", "content": settings.system_prompt}] if settings.system_prompt else []
+        )
+        self._breaker = Breaker(clock)
+        self._turns = asyncio.Semaphore(settings.concurrency_max)
+        self._under_way_count = 0
+        self._health_turn = asyncio.Lock()
+        self._transport = PooledTransport(
+            self._chat_url, limits=_transport_limits(settings), ssl_context=_ssl_context(settings)
+        )
+
+    @property
+    def under_way_count(self) -> int:
+        """Calls between the beginning and the end of `chat`."""
+        return self._under_way_count
+
+    @property
+    def connections_busy_count(self) -> int:
+        """Connections that work for somebody; 0 when nothing is under way."""
+        return self._transport.busy_count
+
+    def admit(self) -> None:
+        """Raises Overloaded or BackendUnavailable when a call should not be sold now."""
+        if self._under_way_count >= self._settings.concurrency_max:
+            raise _overloaded()
+        self._breaker.admit()
+
+    async def chat(self, messages: Sequence[ChatMessage], *, call_id: str) -> Completion:
+        """Asks for one buffered completion; see `ports.Backend`.
+
+        Calls over the bound, which were admitted while others were being admitted too, wait for a turn
+        as long as a connection may take, then raise Overloaded.
+        """
+        body = orjson.dumps(self._question(messages))
+        headers = [
+            *self._headers,
+            (b"Content-Type", b"application/json"),
+            (b"X-Request-ID", call_id.encode("ascii", "replace")),
+        ]
+        async with self._turn():
+            with _map_transport_errors():
+                status, answer = await self._ask("POST", self._chat_url, headers, body)
+        if 200 <= status < 300:
+            return read_completion(answer, default_model=self._settings.model)
+        raise read_refusal(status, answer, secret=self._settings.api_key)
+
+    async def health(self) -> Health:
+        """Asks for the list of models: it costs nothing and needs the key. Does not raise."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS), self._health_turn:
+                status, answer = await self._ask("GET", self._models_url, self._headers, b"")
+        except TimeoutError:
+            return Health(False, "unreachable", "The chat backend did not answer in time.")
+        except httpx.TransportError as exc:
+            return Health(False, "unreachable", f"The chat backend cannot be used: {exc}.")
+        return _health_of(status, answer, self._settings.model)
+
+    async def close(self) -> None:
+        """Closes every connection; calls under way fail."""
+        await self._transport.aclose()
+
+    def _question(self, messages: Sequence[ChatMessage]) -> dict[str, object]:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        question: dict[str, object] = {
+            "model": self._settings.model,
+            "messages": [*self._preamble, *turns],
+            "stream": False,
+        }
+        if self._settings.max_tokens is not None:
+            question["max_tokens"] = self._settings.max_tokens
+        return question
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Counts a call in and out, and holds it back while the bound is reached."""
+        if self._under_way_count >= 2 * self._settings.concurrency_max:
+            raise _overloaded()
+        self._under_way_count += 1
+        try:
+            if self._turns.locked():
+                await self._wait_for_turn()
+            else:
+                await self._turns.acquire()
+            try:
+                yield
+            finally:
+                self._turns.release()
+        finally:
+            self._under_way_count -= 1
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                await self._turns.acquire()
+        except TimeoutError as exc:
+            raise _overloaded() from exc
+
+    async def _ask(
+        self, method: str, url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> tuple[int, bytes]:
+        """Status and whole body of the answer. Raises httpx.TransportError; tells the breaker."""
+        request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
+        try:
+            response = await self._transport.handle_async_request(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            self._breaker.failed()
+            raise
+        except httpx.PoolTimeout:
+            raise  # says nothing about the backend
+        except httpx.TransportError:
+            self._breaker.succeeded()
+            raise
+        self._breaker.succeeded()
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
+        try:
+            return response.status_code, b"".join([part async for part in stream])
+        finally:
+            await stream.aclose()
+
+
+def _fixed_headers(url: httpx.URL, api_key: str | None) -> list[tuple[bytes, bytes]]:
+    headers = [
+        (b"Host", url.netloc),
+        (b"Accept", b"application/json"),
+        (b"Accept-Encoding", b"identity"),
+        (b"User-Agent", b"arkgate"),
+    ]
+    if api_key:
+        headers.append((b"Authorization", b"Bearer " + api_key.encode("ascii")))
+    return headers
+
+
+def _transport_limits(settings: BackendSettings) -> TransportLimits:
+    return TransportLimits(
+        connections_max=settings.concurrency_max + 1,  # one for `health`, which must be able to ask when full
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+        first_byte_timeout_seconds=settings.first_byte_timeout_seconds,
+        idle_timeout_seconds=settings.idle_timeout_seconds,
+        total_timeout_seconds=settings.total_timeout_seconds,
+        body_bytes_max=settings.answer_bytes_max,
+    )
+
+
+def _ssl_context(settings: BackendSettings) -> ssl.SSLContext | None:
+    if settings.ca_file is None or not settings.url.startswith("https"):
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
+    context.load_verify_locations(cafile=settings.ca_file)
+    return context
+
+
+def _overloaded() -> Overloaded:
+    return Overloaded("As many calls are under way as this gateway allows; try again.", retry_after_seconds=1)
+
+
+def _health_of(status: int, answer: bytes, model: str) -> Health:
+    if status == 401:
+        return Health(False, "refused", "The chat backend answers and refuses the key (status 401).")
+    if status in (403, 404, 405):  # some servers have no such list, some keys may not see it
+        sentence = f"The chat backend answers but does not list its models (status {status})."
+        return Health(True, "ready", sentence)
+    if status == 503:
+        return Health(False, "starting", "The chat backend answers that it is not ready (status 503).")
+    if not 200 <= status < 300:
+        return Health(False, "unreachable", f"The chat backend answers with status {status}.")
+    names = read_model_names(answer)
+    if names and model not in names:
+        return Health(
+            True, "ready", f"The chat backend answers but does not list the model {plain(model, 80)}."
+        )
+    return Health(True, "ready", "The chat backend answers.")
+
+
+@contextmanager
+def _map_transport_errors() -> Iterator[None]:
+    """httpx's exceptions become refusals here and nowhere else, most specific first."""
+    try:
+        yield
+    except httpx.PoolTimeout as exc:
+        raise _overloaded() from exc
+    except httpx.TimeoutException as exc:
+        raise UpstreamTimeout("The chat backend did not answer in time; nothing was charged.") from exc
+    except AnswerTooLarge as exc:
+        raise UpstreamError("The chat backend answered too much; nothing was charged.") from exc
+    except httpx.TransportError as exc:
+        raise UpstreamError(
+            "The chat backend broke off or could not be reached; nothing was charged."
+        ) from exc
