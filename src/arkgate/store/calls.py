@@ -1,0 +1,240 @@
+"""The verbs of a paid call: reserve, settle, release, sweep, and the answers that are kept."""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arkgate.core.ledger import (
+    INCOME_ACCOUNT,
+    AllowanceState,
+    Answer,
+    Balance,
+    ReleaseOutcome,
+    Reservation,
+    Reserved,
+    ReserveOutcome,
+    Resolved,
+    SettleOutcome,
+    Swept,
+    charge_id,
+)
+from arkgate.core.money import Msat
+from arkgate.store import earlier, queries
+from arkgate.store.clock import day_of, next_midnight_ms
+from arkgate.store.funding import balance_of
+
+UNLIMITED = 2**63 - 1
+SWEPT_REASON = "deadline passed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What `reserve` decides on, as it was before the verb."""
+
+    balance: Balance
+    used: int
+    holder: str | None
+    """The account of the hold that has this call id already."""
+    claimant: str | None
+    """The call of this account that has this request id already."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """The part of a hold's row that resolving it needs."""
+
+    account_id: str
+    service: str
+    day: int
+    calls_per_day: int | None
+    amount: Msat
+
+
+def reserve(database: sqlite3.Connection, now_ms: int, asked: Reservation) -> Reserved:
+    """Takes the hold and a unit of the day, or says why not, in the order of `ReserveOutcome`."""
+    if asked.price <= 0:
+        raise ValueError("a free call needs no hold")
+    day = day_of(now_ms)
+    keys = (asked.call_id, asked.request_id, asked.service, day, asked.account_id)
+    row = database.execute(queries.STANDING, keys).fetchone()
+    if row is None:
+        nothing = _Standing(Balance(Msat(0), Msat(0)), 0, None, None)
+        return _reserved(now_ms, asked, nothing, ReserveOutcome.UNKNOWN_ACCOUNT, funded=False)
+    standing = _Standing(Balance(Msat(row[0]), Msat(row[1])), *row[2:])
+    refusal = _refusal(database, now_ms, asked, standing)
+    if refusal is None:
+        return _take(database, now_ms, day, asked)
+    funded = standing.balance.posted > 0 or _ever_funded(database, asked.account_id)
+    return _reserved(now_ms, asked, standing, refusal.outcome, answer=refusal.answer, funded=funded)
+
+
+def _refusal(
+    database: sqlite3.Connection, now_ms: int, asked: Reservation, standing: _Standing
+) -> earlier.Repeated | None:
+    """The first of the outcomes that keeps the hold from being taken."""
+    if standing.holder is not None:
+        if standing.holder != asked.account_id:
+            raise ValueError(f"call {asked.call_id} is another account's")
+        return earlier.Repeated(ReserveOutcome.REPLAYED)
+    repeated = _repeated(database, now_ms, asked, standing)
+    if repeated is not None:
+        return repeated
+    if standing.claimant is not None:
+        return earlier.Repeated(ReserveOutcome.REQUEST_ID_REUSED)
+    if asked.calls_per_day is not None and standing.used >= asked.calls_per_day:
+        return earlier.Repeated(ReserveOutcome.LIMIT_REACHED)
+    if standing.balance.available < asked.price:
+        return earlier.Repeated(ReserveOutcome.INSUFFICIENT)
+    return None
+
+
+def _repeated(
+    database: sqlite3.Connection, now_ms: int, asked: Reservation, standing: _Standing
+) -> earlier.Repeated | None:
+    service, request_hash = asked.service, asked.request_hash
+    if asked.idempotency_key is not None:
+        call = earlier.call_by_key(database, asked.account_id, asked.idempotency_key)
+        if call is None:
+            return None
+        return earlier.by_key(database, now_ms, call, service=service, request_hash=request_hash)
+    available, limit = standing.balance.available, asked.calls_per_day
+    if not earlier.used_up(available, asked.price, used=standing.used, calls_per_day=limit):
+        return None
+    last = earlier.last_settled(database, asked.account_id, service)
+    return earlier.by_body(database, now_ms, last, service=service, request_hash=request_hash)
+
+
+def _take(database: sqlite3.Connection, now_ms: int, day: int, asked: Reservation) -> Reserved:
+    held = database.execute(
+        queries.HOLD_FROM_ACCOUNT, (asked.price, asked.account_id, asked.price)
+    ).fetchall()
+    assert len(held) == 1, "the balance changed inside the transaction"
+    limit = UNLIMITED if asked.calls_per_day is None else asked.calls_per_day
+    unit = (asked.account_id, asked.service, day, limit, limit)
+    used = database.execute(queries.TAKE_ALLOWANCE, unit).fetchall()
+    assert len(used) == 1, "the allowance changed inside the transaction"
+    database.execute(
+        queries.ADD_HOLD,
+        (
+            asked.call_id,
+            asked.account_id,
+            asked.service,
+            asked.price,
+            day,
+            asked.calls_per_day,
+            now_ms,
+            asked.deadline_ms,
+            asked.request_id,
+            asked.request_id,
+            asked.request_hash,
+            asked.idempotency_key,
+        ),
+    )
+    taken = _Standing(Balance(*held[0]), used[0][0], None, None)
+    return _reserved(now_ms, asked, taken, ReserveOutcome.RESERVED)
+
+
+def _reserved(
+    now_ms: int,
+    asked: Reservation,
+    standing: _Standing,
+    outcome: ReserveOutcome,
+    *,
+    answer: Answer | None = None,
+    funded: bool = True,
+) -> Reserved:
+    allowance = AllowanceState(standing.used, asked.calls_per_day, next_midnight_ms(now_ms))
+    return Reserved(outcome, standing.balance, allowance, answer, funded)
+
+
+def _ever_funded(database: sqlite3.Connection, account_id: str) -> bool:
+    return database.execute(queries.EVER_FUNDED, (account_id,)).fetchone() is not None
+
+
+def settle(
+    database: sqlite3.Connection, now_ms: int, call_id: str, cost: Msat, answer: Answer | None
+) -> Resolved:
+    """Charges an open hold and stores the answer; a cost of zero settles without a transfer."""
+    if cost < 0:
+        raise ValueError("a cost is not negative")
+    if answer is not None and answer.call_id != call_id:
+        raise ValueError(f"the answer of call {answer.call_id} does not belong to call {call_id}")
+    rows = database.execute(queries.SETTLE_HOLD, (cost, now_ms, call_id, cost)).fetchall()
+    if not rows:
+        return _not_settled(database, now_ms, call_id, cost)
+    hold = _Hold(*rows[0])
+    balance = _resolve_in_account(database, hold, cost)
+    if cost:
+        transfer = (charge_id(call_id), "charge", hold.account_id, INCOME_ACCOUNT, cost, now_ms, hold.service)
+        database.execute(queries.ADD_TRANSFER, transfer)
+    if answer is not None:
+        stored = (call_id, answer.status, answer.content_type, answer.expires_at_ms, answer.body)
+        database.execute(queries.ADD_ANSWER, stored)
+    day = (hold.account_id, hold.service, day_of(now_ms), call_id)
+    ((used,),) = database.execute(queries.NOTE_LAST_SETTLED, day).fetchall()
+    allowance = AllowanceState(used, hold.calls_per_day, next_midnight_ms(now_ms))
+    return Resolved(SettleOutcome.SETTLED, balance, allowance)
+
+
+def _not_settled(database: sqlite3.Connection, now_ms: int, call_id: str, cost: Msat) -> Resolved:
+    hold, state = _hold(database, call_id)
+    if state == "open":
+        raise ValueError(f"the cost {cost} msat of call {call_id} is over its hold of {hold.amount} msat")
+    outcome = SettleOutcome.REPLAYED if state == "settled" else SettleOutcome.RELEASED
+    return _resolved(database, now_ms, hold, outcome)
+
+
+def release(database: sqlite3.Connection, now_ms: int, call_id: str, reason: str) -> Resolved:
+    """Gives an open hold's money and unit of allowance back, the unit to the day it was taken from."""
+    rows = database.execute(queries.RELEASE_HOLD, (now_ms, reason, call_id)).fetchall()
+    if not rows:
+        hold, state = _hold(database, call_id)
+        outcome = ReleaseOutcome.REPLAYED if state == "released" else ReleaseOutcome.SETTLED
+        return _resolved(database, now_ms, hold, outcome)
+    hold = _Hold(*rows[0])
+    _resolve_in_account(database, hold, Msat(0))
+    unit = (hold.account_id, hold.service, hold.day)
+    given_back = database.execute(queries.GIVE_BACK_ALLOWANCE, unit).rowcount
+    assert given_back == 1, "an open hold had no unit of its day"
+    return _resolved(database, now_ms, hold, ReleaseOutcome.RELEASED)
+
+
+def _resolve_in_account(database: sqlite3.Connection, hold: _Hold, cost: Msat) -> Balance:
+    change = (cost, hold.amount, hold.account_id)
+    (balance,) = database.execute(queries.RESOLVE_IN_ACCOUNT, change).fetchall()
+    return Balance(*balance)
+
+
+def _hold(database: sqlite3.Connection, call_id: str) -> tuple[_Hold, str]:
+    row = database.execute(queries.HOLD_STATE, (call_id,)).fetchone()
+    if row is None:
+        raise LookupError(f"no hold of call {call_id}")
+    return _Hold(*row[:-1]), row[-1]
+
+
+def _resolved(
+    database: sqlite3.Connection, now_ms: int, hold: _Hold, outcome: SettleOutcome | ReleaseOutcome
+) -> Resolved:
+    allowance = allowance_of(database, now_ms, hold.account_id, hold.service, hold.calls_per_day)
+    return Resolved(outcome, balance_of(database, hold.account_id), allowance)
+
+
+def allowance_of(
+    database: sqlite3.Connection, now_ms: int, account_id: str, service: str, calls_per_day: int | None
+) -> AllowanceState:
+    """What the account has used of the day that it is now."""
+    row = database.execute(queries.USED, (account_id, service, day_of(now_ms))).fetchone()
+    return AllowanceState(0 if row is None else row[0], calls_per_day, next_midnight_ms(now_ms))
+
+
+def sweep(database: sqlite3.Connection, now_ms: int, limit: int) -> Sequence[Swept]:
+    """Releases what is past its deadline, oldest first."""
+    overdue = database.execute(queries.OVERDUE_HOLDS, (now_ms, limit)).fetchall()
+    for call_id, _, _ in overdue:
+        release(database, now_ms, call_id, SWEPT_REASON)
+    return [Swept(*row) for row in overdue]
+
+
+def prune_answers(database: sqlite3.Connection, now_ms: int, limit: int) -> int:
+    """Forgets answers that are past their time, the oldest first."""
+    return database.execute(queries.PRUNE_ANSWERS, (now_ms, limit)).rowcount

@@ -1,0 +1,37 @@
+"""The store's time: the given clock, kept from going back."""
+
+from threading import Lock
+
+from arkgate.ports import Clock
+
+DAY_MS = 86_400_000
+
+
+def day_of(at_ms: int) -> int:
+    """The UTC day of a time, counted from 1970-01-01."""
+    return at_ms // DAY_MS
+
+
+def next_midnight_ms(at_ms: int) -> int:
+    """When the UTC day of a time ends."""
+    return (day_of(at_ms) + 1) * DAY_MS
+
+
+class ForwardClock:
+    """Never gives a time before one that it gave already, whatever is done to the host's clock.
+
+    A step back over midnight would otherwise hand out yesterday's allowance again. The floor is not
+    kept over a restart, so that a clock that was once far ahead can be put right.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._floor = 0
+        self._lock = Lock()  # the writer's thread and the event loop both ask
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        now = self._clock.now_ms()
+        with self._lock:
+            self._floor = max(self._floor, now)
+            return self._floor

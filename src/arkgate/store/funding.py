@@ -1,0 +1,155 @@
+"""The verbs by which money comes in: sessions, invoices, tokens, payments and stream cursors."""
+
+import re
+import sqlite3
+
+from arkgate.core.keys import Purpose
+from arkgate.core.ledger import (
+    Balance,
+    Cursor,
+    Funded,
+    FundOutcome,
+    InvoiceRecord,
+    InvoiceState,
+    SessionRecord,
+    Settlement,
+    credit_id,
+    node_account,
+)
+from arkgate.core.money import SATS_MAX, Msat, sats
+from arkgate.store import queries
+
+_CUSTOMER = re.compile(r"[0-9a-f]{32}")
+_AMOUNT_MAX = sats(SATS_MAX)
+_FOREIGN = Funded(outcome=FundOutcome.FOREIGN, account_id=None, balance=None)
+
+
+def balance_of(database: sqlite3.Connection, account_id: str) -> Balance:
+    """A customer's balance; zero for an account that does not exist."""
+    row = database.execute(queries.BALANCE, (account_id,)).fetchone()
+    return Balance(Msat(0), Msat(0)) if row is None else Balance(*row)
+
+
+def open_session(
+    database: sqlite3.Connection, now_ms: int, session: SessionRecord, token_digest: bytes, key_version: int
+) -> None:
+    """Opens the account with its token, the invoice and the session; all of them or none."""
+    _open_customer(database, now_ms, session.account_id)
+    database.execute(queries.GIVE_TOKEN, (token_digest, key_version, session.account_id))
+    add_invoice(database, now_ms, session.invoice)
+    opened = (session.account_id, session.invoice.payment_hash)
+    database.execute(queries.ADD_SESSION, (session.session_id, *opened))
+    if database.execute(queries.SESSION_OF, (session.session_id,)).fetchone() != opened:
+        raise ValueError(f"session {session.session_id} was opened before with another invoice")
+
+
+def add_invoice(database: sqlite3.Connection, now_ms: int, invoice: InvoiceRecord) -> None:
+    """Records an open invoice, due for a look-up at once."""
+    if database.execute(queries.BALANCE, (invoice.account_id,)).fetchone() is None:
+        raise LookupError(f"no account {invoice.account_id}")
+    owner = database.execute(queries.INVOICE_OWNER, (invoice.payment_hash,)).fetchone()
+    if owner not in (None, (invoice.account_id, invoice.purpose)):
+        raise ValueError(f"payment hash {invoice.payment_hash.hex()} was given out for something else")
+    database.execute(
+        queries.ADD_INVOICE,
+        (
+            invoice.payment_hash,
+            invoice.account_id,
+            invoice.node,
+            invoice.purpose,
+            invoice.payment_request,
+            invoice.amount,
+            invoice.created_at_ms,
+            invoice.expires_at_ms,
+            now_ms,
+        ),
+    )
+
+
+def set_token(
+    database: sqlite3.Connection, _now_ms: int, account_id: str, token_digest: bytes, key_version: int
+) -> int:
+    """Gives the account its first token; answers the key version of the token it has."""
+    database.execute(queries.GIVE_TOKEN, (token_digest, key_version, account_id))
+    row = database.execute(queries.TOKEN_VERSION, (account_id,)).fetchone()
+    if row is None:
+        raise LookupError(f"no account {account_id}")
+    return int(row[0])
+
+
+def fund(
+    database: sqlite3.Connection,
+    now_ms: int,
+    settlement: Settlement,
+    purpose: Purpose | None,
+    cursor: Cursor | None,
+) -> Funded:
+    """Credits a payment once, and saves the cursor whatever the payment is."""
+    if cursor is not None:
+        advance(database, now_ms, settlement.node, cursor)
+    credited = database.execute(queries.CREDITED_TO, (credit_id(settlement.payment_hash),)).fetchone()
+    if credited is not None:
+        return Funded(FundOutcome.REPLAYED, credited[0], balance_of(database, credited[0]))
+    owner = _owner(database, settlement.payment_hash, purpose)
+    if owner is None:
+        return _FOREIGN
+    account_id, detail = owner
+    _open_customer(database, now_ms, account_id)
+    return Funded(FundOutcome.APPLIED, account_id, _credit(database, now_ms, settlement, account_id, detail))
+
+
+def _owner(
+    database: sqlite3.Connection, payment_hash: bytes, purpose: Purpose | None
+) -> tuple[str, str] | None:
+    """Whose payment it is and what for: our own record first, then what the caller verified."""
+    row = database.execute(queries.INVOICE_OWNER, (payment_hash,)).fetchone()
+    if row is not None:
+        return row[0], row[1]
+    return None if purpose is None else (purpose.account_id, purpose.kind.name.lower())
+
+
+def _credit(
+    database: sqlite3.Connection, now_ms: int, settlement: Settlement, account_id: str, detail: str
+) -> Balance:
+    amount, at_ms, payment_hash = settlement.amount_paid, settlement.settled_at_ms, settlement.payment_hash
+    if not 0 < amount <= _AMOUNT_MAX:
+        raise ValueError(f"{settlement.node} reports {amount} msat for {payment_hash.hex()}")
+    asset = node_account(settlement.node)
+    database.execute(queries.OPEN_ACCOUNT, (asset, "asset", now_ms))
+    row = (payment_hash, account_id, settlement.node, detail, amount, amount, at_ms, at_ms, at_ms)
+    settled = database.execute(queries.SETTLE_INVOICE, row).rowcount
+    assert settled == 1, "an invoice that was not credited was settled"
+    transfer = (credit_id(payment_hash), "credit", asset, account_id, amount, now_ms, detail)
+    database.execute(queries.ADD_TRANSFER, transfer)
+    (balance,) = database.execute(queries.CREDIT_ACCOUNT, (amount, account_id)).fetchall()
+    return Balance(*balance)
+
+
+def _open_customer(database: sqlite3.Connection, now_ms: int, account_id: str) -> None:
+    if not _CUSTOMER.fullmatch(account_id):
+        raise ValueError(f"{account_id!r} is not a customer's account id")
+    database.execute(queries.OPEN_ACCOUNT, (account_id, "customer", now_ms))
+
+
+def advance(database: sqlite3.Connection, _now_ms: int, node: str, cursor: Cursor) -> None:
+    """Saves the cursor; each of its parts only ever grows."""
+    database.execute(queries.ADVANCE, (node, cursor.add_index, cursor.settle_index))
+
+
+def mark_invoice(
+    database: sqlite3.Connection, _now_ms: int, payment_hash: bytes, state: InvoiceState
+) -> None:
+    """Notes an end without payment; what is cancelled is not looked up again."""
+    if state is InvoiceState.EXPIRED:
+        database.execute(queries.MARK_EXPIRED, (payment_hash,))
+    elif state is InvoiceState.CANCELLED:
+        database.execute(queries.MARK_CANCELLED, (payment_hash,))
+    else:
+        raise ValueError(f"an invoice is not marked {state.value}: `add_invoice` and `fund` do that")
+
+
+def mark_looked_up(
+    database: sqlite3.Connection, _now_ms: int, payment_hash: bytes, next_lookup_ms: int | None
+) -> None:
+    """Notes when an unpaid invoice is due next."""
+    database.execute(queries.MARK_LOOKED_UP, (next_lookup_ms, payment_hash))

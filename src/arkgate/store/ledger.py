@@ -1,0 +1,80 @@
+"""The ledger on SQLite: each verb of the port as one job of the writer."""
+
+from collections.abc import Sequence
+
+from arkgate.core.keys import Purpose
+from arkgate.core.ledger import (
+    Answer,
+    Cursor,
+    Funded,
+    InvoiceRecord,
+    InvoiceState,
+    Reservation,
+    Reserved,
+    Resolved,
+    SessionRecord,
+    Settlement,
+    Swept,
+)
+from arkgate.core.money import Msat
+from arkgate.store import calls, funding
+from arkgate.store.writer import Writer
+
+
+class SqliteLedger:
+    """Keeps the promises of `ports.Ledger`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._run = writer.run
+
+    async def open_session(self, session: SessionRecord, *, token_digest: bytes, key_version: int) -> None:
+        """Opens a customer account with its token, a session and the session's open invoice."""
+        await self._run(lambda db, now: funding.open_session(db, now, session, token_digest, key_version))
+
+    async def add_invoice(self, invoice: InvoiceRecord) -> None:
+        """Records an open top-up invoice of an existing account."""
+        await self._run(lambda db, now: funding.add_invoice(db, now, invoice))
+
+    async def set_token(self, account_id: str, *, token_digest: bytes, key_version: int) -> int:
+        """Gives an account its token, unless it has one."""
+        return await self._run(
+            lambda db, now: funding.set_token(db, now, account_id, token_digest, key_version)
+        )
+
+    async def fund(
+        self, settlement: Settlement, purpose: Purpose | None, *, cursor: Cursor | None = None
+    ) -> Funded:
+        """Credits a settled payment once, whoever reports it."""
+        return await self._run(lambda db, now: funding.fund(db, now, settlement, purpose, cursor))
+
+    async def advance(self, node: str, cursor: Cursor) -> None:
+        """Saves how far a node's stream was read."""
+        await self._run(lambda db, now: funding.advance(db, now, node, cursor))
+
+    async def reserve(self, reservation: Reservation) -> Reserved:
+        """Takes the hold and one unit of the day's allowance, or neither."""
+        return await self._run(lambda db, now: calls.reserve(db, now, reservation))
+
+    async def settle(self, call_id: str, cost: Msat, answer: Answer | None) -> Resolved:
+        """Charges an open hold and stores the answer."""
+        return await self._run(lambda db, now: calls.settle(db, now, call_id, cost, answer))
+
+    async def release(self, call_id: str, reason: str) -> Resolved:
+        """Gives an open hold's balance and allowance back."""
+        return await self._run(lambda db, now: calls.release(db, now, call_id, reason))
+
+    async def sweep(self, limit: int) -> Sequence[Swept]:
+        """Releases open holds whose deadline has passed."""
+        return await self._run(lambda db, now: calls.sweep(db, now, limit))
+
+    async def prune_answers(self, limit: int) -> int:
+        """Forgets stored answers that are past their time."""
+        return await self._run(lambda db, now: calls.prune_answers(db, now, limit))
+
+    async def mark_invoice(self, payment_hash: bytes, state: InvoiceState) -> None:
+        """Notes that the node reports an invoice EXPIRED or CANCELLED."""
+        await self._run(lambda db, now: funding.mark_invoice(db, now, payment_hash, state))
+
+    async def mark_looked_up(self, payment_hash: bytes, next_lookup_ms: int | None) -> None:
+        """Notes when an open invoice is to be looked up next."""
+        await self._run(lambda db, now: funding.mark_looked_up(db, now, payment_hash, next_lookup_ms))

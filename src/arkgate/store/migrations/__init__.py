@@ -1,0 +1,1 @@
+"""The history of the ledger's tables, one revision per file in `versions`."""

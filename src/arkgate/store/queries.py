@@ -1,0 +1,237 @@
+"""The named statements of the verbs. Each guard is in a WHERE; a verb checks how many rows it met."""
+
+# -- Accounts -------------------------------------------------------------------------------------
+
+OPEN_ACCOUNT = """
+INSERT INTO account (account_id, kind, posted_msat, held_msat, created_at_ms) VALUES (?, ?, 0, 0, ?)
+ON CONFLICT (account_id) DO NOTHING
+"""
+
+GIVE_TOKEN = """
+UPDATE account SET token_digest = ?, token_key_version = ?
+WHERE account_id = ? AND kind = 'customer' AND token_digest IS NULL
+"""  # noqa: S105
+
+TOKEN_VERSION = "SELECT token_key_version FROM account WHERE account_id = ? AND kind = 'customer'"  # noqa: S105
+
+BALANCE = "SELECT posted_msat, held_msat FROM account WHERE account_id = ? AND kind = 'customer'"
+
+CREDIT_ACCOUNT = """
+UPDATE account SET posted_msat = posted_msat + ?
+WHERE account_id = ? AND kind = 'customer' RETURNING posted_msat, held_msat
+"""
+
+HOLD_FROM_ACCOUNT = """
+UPDATE account SET held_msat = held_msat + ?
+WHERE account_id = ? AND kind = 'customer' AND posted_msat - held_msat >= ? RETURNING posted_msat, held_msat
+"""
+
+RESOLVE_IN_ACCOUNT = """
+UPDATE account SET posted_msat = posted_msat - ?, held_msat = held_msat - ?
+WHERE account_id = ? AND kind = 'customer' RETURNING posted_msat, held_msat
+"""
+
+EVER_FUNDED = "SELECT 1 FROM transfer WHERE credit_account_id = ? AND kind = 'credit' LIMIT 1"
+
+# -- Transfers ------------------------------------------------------------------------------------
+
+ADD_TRANSFER = """
+INSERT INTO transfer (transfer_id, kind, debit_account_id, credit_account_id, amount_msat, at_ms, detail)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+
+CREDITED_TO = "SELECT credit_account_id FROM transfer WHERE transfer_id = ?"
+
+# -- Holds ----------------------------------------------------------------------------------------
+
+# All that `reserve` decides on, in one statement: balance, the day's calls, and whether the call id
+# or the request id is taken. No row: no such customer.
+STANDING = """
+SELECT a.posted_msat, a.held_msat, coalesce(u.used, 0),
+  (SELECT account_id FROM hold WHERE call_id = ?),
+  (SELECT call_id FROM hold WHERE account_id = a.account_id AND claimed_request_id = ?)
+FROM account a LEFT JOIN allowance u ON u.account_id = a.account_id AND u.service = ? AND u.day = ?
+WHERE a.account_id = ? AND a.kind = 'customer'
+"""
+
+ADD_HOLD = """
+INSERT INTO hold (call_id, account_id, service, state, amount_msat, cost_msat, day, calls_per_day,
+  taken_at_ms, deadline_ms, reason, request_id, claimed_request_id, request_hash, idempotency_key)
+VALUES (?, ?, ?, 'open', ?, 0, ?, ?, ?, ?, '', ?, ?, ?, ?)
+"""
+
+SETTLE_HOLD = """
+UPDATE hold SET state = 'settled', cost_msat = ?, resolved_at_ms = ?
+WHERE call_id = ? AND state = 'open' AND amount_msat >= ?
+RETURNING account_id, service, day, calls_per_day, amount_msat
+"""
+
+RELEASE_HOLD = """
+UPDATE hold SET state = 'released', resolved_at_ms = ?, reason = ?, claimed_request_id = NULL,
+  idempotency_key = NULL
+WHERE call_id = ? AND state = 'open'
+RETURNING account_id, service, day, calls_per_day, amount_msat
+"""
+
+HOLD_STATE = "SELECT account_id, service, day, calls_per_day, amount_msat, state FROM hold WHERE call_id = ?"
+
+OVERDUE_HOLDS = """
+SELECT call_id, account_id, amount_msat FROM hold
+WHERE state = 'open' AND deadline_ms < ? ORDER BY deadline_ms LIMIT ?
+"""
+
+# -- The day's allowance --------------------------------------------------------------------------
+
+# Guarded twice: the WHERE of the SELECT for a day's first call, that of the UPDATE for the others.
+TAKE_ALLOWANCE = """
+INSERT INTO allowance (account_id, service, day, used) SELECT ?, ?, ?, 1 WHERE ? > 0
+ON CONFLICT (account_id, service, day) DO UPDATE SET used = used + 1 WHERE used < ?
+RETURNING used
+"""
+
+GIVE_BACK_ALLOWANCE = """
+UPDATE allowance SET used = used - 1 WHERE account_id = ? AND service = ? AND day = ? AND used > 0
+"""
+
+# The row of the day it is now, which need not be the day of the hold.
+NOTE_LAST_SETTLED = """
+INSERT INTO allowance (account_id, service, day, used, last_settled_call_id) VALUES (?, ?, ?, 0, ?)
+ON CONFLICT (account_id, service, day) DO UPDATE SET last_settled_call_id = excluded.last_settled_call_id
+RETURNING used
+"""
+
+USED = "SELECT used FROM allowance WHERE account_id = ? AND service = ? AND day = ?"
+
+# -- Answers --------------------------------------------------------------------------------------
+
+ADD_ANSWER = "INSERT INTO answer (call_id, status, content_type, expires_at_ms, body) VALUES (?, ?, ?, ?, ?)"
+
+STORED_ANSWER = """
+SELECT h.call_id, h.request_id, a.status, a.content_type, a.body, h.cost_msat, a.expires_at_ms
+FROM hold h JOIN answer a ON a.call_id = h.call_id WHERE h.call_id = ? AND a.expires_at_ms > ?
+"""
+
+CALL_BY_KEY = """
+SELECT call_id, service, request_hash, state, calls_per_day FROM hold
+WHERE account_id = ? AND idempotency_key = ?
+"""
+
+LAST_SETTLED = """
+SELECT h.call_id, h.service, h.request_hash, h.state, h.calls_per_day
+FROM allowance u JOIN hold h ON h.call_id = u.last_settled_call_id
+WHERE u.account_id = ? AND u.service = ? ORDER BY u.day DESC LIMIT 1
+"""
+
+PRUNE_ANSWERS = """
+DELETE FROM answer WHERE call_id IN
+  (SELECT call_id FROM answer WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?)
+"""
+
+# -- Invoices and sessions ------------------------------------------------------------------------
+
+INVOICE_OWNER = "SELECT account_id, purpose FROM invoice WHERE payment_hash = ?"
+
+# A payment that was reported before its invoice was recorded left a row without the invoice's text.
+ADD_INVOICE = """
+INSERT INTO invoice (payment_hash, account_id, node, purpose, payment_request, amount_msat,
+  amount_paid_msat, state, created_at_ms, expires_at_ms, next_lookup_ms)
+VALUES (?, ?, ?, ?, ?, ?, 0, 'open', ?, ?, ?)
+ON CONFLICT (payment_hash) DO UPDATE SET payment_request = excluded.payment_request,
+  amount_msat = excluded.amount_msat, created_at_ms = excluded.created_at_ms,
+  expires_at_ms = excluded.expires_at_ms
+WHERE payment_request = ''
+"""
+
+SETTLE_INVOICE = """
+INSERT INTO invoice (payment_hash, account_id, node, purpose, payment_request, amount_msat,
+  amount_paid_msat, state, created_at_ms, expires_at_ms, settled_at_ms)
+VALUES (?, ?, ?, ?, '', ?, ?, 'settled', ?, ?, ?)
+ON CONFLICT (payment_hash) DO UPDATE SET state = 'settled', amount_paid_msat = excluded.amount_paid_msat,
+  settled_at_ms = excluded.settled_at_ms, next_lookup_ms = NULL
+WHERE state <> 'settled' AND account_id = excluded.account_id
+"""
+
+MARK_EXPIRED = "UPDATE invoice SET state = 'expired' WHERE payment_hash = ? AND state = 'open'"
+
+MARK_CANCELLED = """
+UPDATE invoice SET state = 'cancelled', next_lookup_ms = NULL
+WHERE payment_hash = ? AND state IN ('open', 'expired')
+"""
+
+MARK_LOOKED_UP = """
+UPDATE invoice SET next_lookup_ms = ? WHERE payment_hash = ? AND state IN ('open', 'expired')
+"""
+
+ADD_SESSION = """
+INSERT INTO session (session_id, account_id, payment_hash) VALUES (?, ?, ?)
+ON CONFLICT (session_id) DO NOTHING
+"""
+
+SESSION_OF = "SELECT account_id, payment_hash FROM session WHERE session_id = ?"
+
+ADVANCE = """
+INSERT INTO cursor (node, add_index, settle_index) VALUES (?, ?, ?)
+ON CONFLICT (node) DO UPDATE SET add_index = max(add_index, excluded.add_index),
+  settle_index = max(settle_index, excluded.settle_index)
+"""
+
+# -- Reads for admission, pages and APIs ----------------------------------------------------------
+
+ACCOUNT = """
+SELECT account_id, posted_msat, held_msat,
+  EXISTS (SELECT 1 FROM transfer t WHERE t.credit_account_id = a.account_id AND t.kind = 'credit'),
+  token_key_version, created_at_ms
+FROM account a WHERE account_id = ? AND kind = 'customer'
+"""
+
+ACCOUNT_BY_TOKEN = "SELECT account_id FROM account WHERE token_digest = ?"  # noqa: S105
+
+_INVOICE_COLUMNS = """payment_hash, account_id, node, purpose, payment_request, amount_msat, state,
+  created_at_ms, expires_at_ms, amount_paid_msat"""
+
+INVOICE = f"SELECT {_INVOICE_COLUMNS} FROM invoice WHERE payment_hash = ?"  # noqa: S608
+
+INVOICES_DUE = f"""
+SELECT {_INVOICE_COLUMNS} FROM invoice
+WHERE node = ? AND next_lookup_ms IS NOT NULL AND (? OR next_lookup_ms <= ?)
+ORDER BY next_lookup_ms LIMIT ?
+"""  # noqa: S608
+
+_CALL_COLUMNS = "call_id, request_id, service, state, cost_msat, reason"
+
+CALL_THAT_CLAIMS = f"SELECT {_CALL_COLUMNS} FROM hold WHERE account_id = ? AND claimed_request_id = ?"  # noqa: S608
+
+RELEASED_CALL = f"""
+SELECT {_CALL_COLUMNS} FROM hold WHERE account_id = ? AND claimed_request_id IS NULL AND request_id = ?
+ORDER BY taken_at_ms DESC, call_id DESC LIMIT 1
+"""  # noqa: S608
+
+# Credits come before what they may have paid for in the same millisecond.
+STATEMENT = """
+WITH line (at_ms, rank, id, kind, amount, reference, detail) AS (
+  SELECT at_ms, 0, transfer_id, 'credit', amount_msat, substr(transfer_id, 8), detail
+  FROM transfer WHERE credit_account_id = :account AND kind = 'credit'
+  UNION ALL
+  SELECT resolved_at_ms, 1, call_id, 'charge', -cost_msat, request_id, service
+  FROM hold WHERE account_id = :account AND state = 'settled'
+  UNION ALL
+  SELECT resolved_at_ms, 1, call_id, 'refund', 0, request_id, reason
+  FROM hold WHERE account_id = :account AND state = 'released'
+)
+SELECT at_ms, kind, amount,
+  sum(amount) OVER (ORDER BY at_ms, rank, id ROWS UNBOUNDED PRECEDING), reference, detail
+FROM line ORDER BY at_ms, rank, id LIMIT :limit OFFSET :offset
+"""
+
+CURSOR = "SELECT add_index, settle_index FROM cursor WHERE node = ?"
+
+OPENED_AT = "SELECT value FROM meta WHERE name = 'opened_at_ms'"
+
+# What was charged is what was credited and is not there any more: a sum over every charge ever made
+# would read the whole ledger for each scrape. `verify` checks that both say the same.
+TOTALS = """
+SELECT coalesce(sum(posted_msat), 0), coalesce(sum(held_msat), 0),
+  (SELECT coalesce(sum(amount_msat), 0) FROM transfer WHERE kind = 'credit'),
+  (SELECT count(*) FROM hold WHERE state = 'open')
+FROM account WHERE kind = 'customer'
+"""

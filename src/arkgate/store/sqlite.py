@@ -1,0 +1,79 @@
+"""Opens the ledger on SQLite: the lock, the tables, the writer and the readers, in that order."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from arkgate.core.errors import StoreUnavailable
+from arkgate.ports import Clock
+from arkgate.store import schema
+from arkgate.store.clock import ForwardClock
+from arkgate.store.connections import connect_reader, connect_writer, refusing
+from arkgate.store.ledger import SqliteLedger
+from arkgate.store.lock import writing_lock
+from arkgate.store.statements import SqliteStatements
+from arkgate.store.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteStore:
+    """The open books: what writes, what reads, and the writer behind the first."""
+
+    ledger: SqliteLedger
+    statements: SqliteStatements
+    writer: Writer
+
+
+@asynccontextmanager
+async def open_sqlite(path: Path | str, clock: Clock) -> AsyncIterator[SqliteStore]:
+    """Opens the books for writing, upgrades their tables, and closes them cleanly.
+
+    Raises StoreUnavailable when another process writes to them, when their tables are of a revision
+    that this version does not know, or when the file cannot be opened.
+    """
+    database = _resolved(path)
+    forward = ForwardClock(clock)
+    with writing_lock(database):
+        writer = Writer(_connect_and_prepare(database, forward.now_ms()), forward)
+        try:
+            with closing(SqliteStatements(database, forward)) as statements:
+                yield SqliteStore(SqliteLedger(writer), statements, writer)
+        finally:
+            await writer.close()
+
+
+def _resolved(path: Path | str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _connect_and_prepare(database: Path, now_ms: int) -> sqlite3.Connection:
+    with refusing(f"The ledger {database} cannot be opened"):
+        connection = connect_writer(database)
+        try:
+            schema.prepare(connection, now_ms)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+@contextmanager
+def open_sqlite_readonly(path: Path | str, clock: Clock) -> Iterator[SqliteStatements]:
+    """Opens the books for reading, also beside a gateway that writes to them; upgrades nothing.
+
+    Raises StoreUnavailable when there are no books of this version's tables at that path.
+    """
+    database = _resolved(path)
+    with refusing(f"The ledger {database} cannot be opened"), closing(connect_reader(database)) as connection:
+        revision = schema.revision_of(connection)
+    schema.refuse_unknown(revision)
+    if revision != schema.REVISIONS[-1]:
+        raise StoreUnavailable(
+            f"The ledger {database} has tables of revision {revision or 'none'};"
+            f" start the gateway once to bring them to {schema.REVISIONS[-1]}.",
+            code="store_schema",
+        )
+    with closing(SqliteStatements(database, ForwardClock(clock))) as statements:
+        yield statements

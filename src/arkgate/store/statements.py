@@ -1,0 +1,222 @@
+"""Reads for admission, pages and APIs on connections that cannot write."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from arkgate.core.errors import StoreUnavailable
+from arkgate.core.ledger import (
+    AccountRecord,
+    AllowanceState,
+    Answer,
+    Balance,
+    CallRecord,
+    Cursor,
+    Finding,
+    HoldState,
+    InvoiceRecord,
+    InvoiceState,
+    Reserved,
+    SessionRecord,
+    StatementLine,
+    Totals,
+    credit_id,
+)
+from arkgate.core.money import Msat
+from arkgate.ports import Clock
+from arkgate.store import audit, earlier, queries
+from arkgate.store.calls import allowance_of
+from arkgate.store.connections import connect_reader, refusing, unavailable
+
+T = TypeVar("T")
+_UNREADABLE = "The ledger cannot be read now"
+
+
+class SqliteStatements:
+    """Keeps the promises of `ports.Statements`.
+
+    Point reads use one connection on the event loop's thread. What may read many rows runs in a
+    thread, on a connection of its own, from one snapshot.
+    """
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        with refusing(_UNREADABLE):
+            self._database = connect_reader(path)
+
+    def close(self) -> None:
+        """Gives up the connection; nothing is read afterwards."""
+        self._database.close()
+
+    def account_by_token(self, token_digest: bytes) -> str | None:
+        """The account id of a token."""
+        row = self._one(queries.ACCOUNT_BY_TOKEN, (token_digest,))
+        return None if row is None else str(row[0])
+
+    def account_by_payment(self, payment_hash: bytes) -> str | None:
+        """The account that a payment hash was credited to."""
+        row = self._one(queries.CREDITED_TO, (credit_id(payment_hash),))
+        return None if row is None else str(row[0])
+
+    def account(self, account_id: str) -> AccountRecord | None:
+        """An account with its balance."""
+        row = self._one(queries.ACCOUNT, (account_id,))
+        if row is None:
+            return None
+        owner, posted, held, funded, key_version, created_at_ms = row
+        return AccountRecord(owner, Balance(posted, held), bool(funded), key_version, created_at_ms)
+
+    def allowance(self, account_id: str, service: str, calls_per_day: int | None) -> AllowanceState:
+        """What an account has used of today's allowance."""
+        try:
+            return allowance_of(self._database, self._clock.now_ms(), account_id, service, calls_per_day)
+        except sqlite3.Error as exc:
+            raise unavailable(_UNREADABLE, exc) from exc
+
+    def replay(
+        self, account_id: str, service: str, price: Msat, request_hash: bytes, idempotency_key: bytes | None
+    ) -> Reserved | None:
+        """What `reserve` would say of a request that was made before."""
+        try:
+            if idempotency_key is None:
+                return self._replay_by_body(account_id, service, price, request_hash)
+            return self._replay_by_key(account_id, service, request_hash, idempotency_key)
+        except sqlite3.Error as exc:
+            raise unavailable(_UNREADABLE, exc) from exc
+
+    def _replay_by_key(
+        self, account_id: str, service: str, request_hash: bytes, key: bytes
+    ) -> Reserved | None:
+        call = earlier.call_by_key(self._database, account_id, key)
+        if call is None:
+            return None
+        now_ms = self._clock.now_ms()
+        repeated = earlier.by_key(self._database, now_ms, call, service=service, request_hash=request_hash)
+        allowance = self.allowance(account_id, service, call.calls_per_day)
+        return self._reserved(account_id, allowance, repeated)
+
+    def _replay_by_body(
+        self, account_id: str, service: str, price: Msat, request_hash: bytes
+    ) -> Reserved | None:
+        call = earlier.last_settled(self._database, account_id, service)
+        if call is None or not call.is_for(service, request_hash):
+            return None
+        allowance = self.allowance(account_id, service, call.calls_per_day)
+        row = self._database.execute(queries.BALANCE, (account_id,)).fetchone()
+        available = Balance(*row).available
+        if not earlier.used_up(available, price, used=allowance.used, calls_per_day=allowance.limit):
+            return None
+        now_ms = self._clock.now_ms()
+        repeated = earlier.by_body(self._database, now_ms, call, service=service, request_hash=request_hash)
+        return None if repeated is None else self._reserved(account_id, allowance, repeated)
+
+    def _reserved(self, account_id: str, allowance: AllowanceState, repeated: earlier.Repeated) -> Reserved:
+        # Whoever made a call before has paid before: nothing but a payment opens a balance.
+        balance = Balance(*self._database.execute(queries.BALANCE, (account_id,)).fetchone())
+        return Reserved(repeated.outcome, balance, allowance, repeated.answer, funded=True)
+
+    async def session(self, session_id: str) -> SessionRecord | None:
+        """A session with its first invoice as we know it."""
+        row = self._one(queries.SESSION_OF, (session_id,))
+        if row is None:
+            return None
+        account_id, payment_hash = row
+        invoice = self._one(queries.INVOICE, (payment_hash,))
+        assert invoice is not None, "a session's invoice is never deleted"
+        return SessionRecord(session_id, account_id, _invoice(invoice))
+
+    async def call(self, account_id: str, request_id: str) -> CallRecord | None:
+        """The newest call of that account under that request id."""
+        return await self._apart(lambda db: _call(db, self._clock.now_ms(), account_id, request_id))
+
+    async def statement(self, account_id: str, *, offset: int, limit: int) -> Sequence[StatementLine]:
+        """Lines of the account's statement, oldest first."""
+        page = {"account": account_id, "offset": offset, "limit": limit}
+        rows = await self._apart(lambda db: db.execute(queries.STATEMENT, page).fetchall())
+        return [StatementLine(*row) for row in rows]
+
+    async def cursor(self, node: str) -> Cursor:
+        """How far the node's stream was read."""
+        row = self._one(queries.CURSOR, (node,))
+        return Cursor() if row is None else Cursor(*row)
+
+    async def invoices_to_look_up(
+        self, node: str, *, limit: int, everything: bool
+    ) -> Sequence[InvoiceRecord]:
+        """Unpaid invoices of that node that are due for a look-up."""
+        due = (node, everything, self._clock.now_ms(), limit)
+        rows = await self._apart(lambda db: db.execute(queries.INVOICES_DUE, due).fetchall())
+        return [_invoice(row) for row in rows]
+
+    async def opened_at_ms(self) -> int:
+        """When these books were opened."""
+        row = self._one(queries.OPENED_AT, ())
+        if row is None:
+            raise StoreUnavailable("These books were never opened.")
+        return int(row[0])
+
+    async def totals(self) -> Totals:
+        """Sums over the whole ledger."""
+        posted, held, credited, open_holds = await self._apart(
+            lambda db: db.execute(queries.TOTALS).fetchone()
+        )
+        return Totals(
+            customers=posted, held=held, credited=credited, charged=credited - posted, open_holds=open_holds
+        )
+
+    async def verify(self) -> Sequence[Finding]:
+        """Checks the invariants from one snapshot of the live database; repairs nothing."""
+        return await self._apart(lambda db: audit.verify(db, self._clock.now_ms()))
+
+    async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
+        """Checks that every request a backend saw belongs to a committed hold (invariant 9)."""
+        return await self._apart(lambda db: audit.verify_requests(db, call_ids))
+
+    def _one(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        try:
+            row: tuple[Any, ...] | None = self._database.execute(statement, values).fetchone()
+        except sqlite3.Error as exc:
+            raise unavailable(_UNREADABLE, exc) from exc
+        return row
+
+    async def _apart(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.to_thread(self._read_apart, read)
+
+    def _read_apart(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        with refusing(_UNREADABLE), closing(connect_reader(self._path)) as database:
+            database.execute("BEGIN")
+            result = read(database)
+            database.execute("COMMIT")
+            return result
+
+
+def _invoice(row: tuple[Any, ...]) -> InvoiceRecord:
+    payment_hash, account_id, node, purpose, text, amount, state, created_at_ms, expires_at_ms, paid = row
+    return InvoiceRecord(
+        payment_hash=payment_hash,
+        account_id=account_id,
+        node=node,
+        purpose=purpose,
+        payment_request=text,
+        amount=amount,
+        state=InvoiceState(state),
+        created_at_ms=created_at_ms,
+        expires_at_ms=expires_at_ms,
+        amount_paid=paid,
+    )
+
+
+def _call(database: sqlite3.Connection, now_ms: int, account_id: str, request_id: str) -> CallRecord | None:
+    # A request id is taken anew only after a release, so a call that claims it is the newest.
+    row = database.execute(queries.CALL_THAT_CLAIMS, (account_id, request_id)).fetchone()
+    if row is None:
+        row = database.execute(queries.RELEASED_CALL, (account_id, request_id)).fetchone()
+    if row is None:
+        return None
+    call_id, request_id, service, state, cost, reason = row
+    answer: Answer | None = earlier.stored_answer(database, call_id, now_ms)
+    return CallRecord(call_id, request_id, service, HoldState(state), cost, reason, answer)

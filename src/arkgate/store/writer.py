@@ -1,0 +1,176 @@
+"""One thread that writes: it takes the verbs that wait, commits them together, then wakes who asked.
+
+The caller may be cancelled while it waits: the verb happens all the same. Nobody is answered before
+the commit that holds the answer's verb is durable.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+import structlog
+
+from arkgate.core.errors import InternalError, StoreUnavailable
+from arkgate.ports import Clock
+from arkgate.store.connections import unavailable
+
+T = TypeVar("T")
+Verb = Callable[[sqlite3.Connection, int], T]
+"""Reads and writes inside the transaction it is given, at the time it is given, and nothing else."""
+
+WAITING_MAX = 8192
+"""Verbs that may wait; beyond it new ones are refused at once."""
+BATCH_MAX = 256
+"""Verbs in one commit: bounds how long the first of them waits for the last."""
+
+# What one verb does wrong by itself. Any other error of SQLite concerns the file or the disk.
+_FAULTS_OF_ONE_VERB = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+)
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Job:
+    verb: Verb[Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
+
+
+class Writer:
+    """Owns the writing connection. To be made, used and closed on one event loop."""
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        clock: Clock,
+        *,
+        waiting_max: int = WAITING_MAX,
+        batch_max: int = BATCH_MAX,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._waiting_max = waiting_max
+        self._batch_max = batch_max
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._closing = False
+        self._thread = Thread(target=self._main, name="arkgate-ledger", daemon=True)
+        self._thread.start()
+
+    async def run(self, verb: Verb[T]) -> T:
+        """What the verb answers, once it is durable. Raises what the verb raised, or StoreUnavailable."""
+        if self._closing:
+            raise StoreUnavailable("The ledger is closed.")
+        if self._queue.qsize() >= self._waiting_max:
+            raise StoreUnavailable("Too many changes wait for the ledger.", retry_after_seconds=1)
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Job(verb, future))
+        return await future
+
+    async def close(self) -> None:
+        """Commits what waits, writes the log back into the database file, and gives up the connection."""
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+        try:
+            await asyncio.to_thread(self._thread.join)
+        finally:
+            self._thread.join()  # when cancelled meanwhile: the lock must not be given back before
+
+    def _main(self) -> None:
+        going = True
+        while going:
+            jobs, going = self._take()
+            if jobs:
+                self._commit(jobs)
+                self._wake(jobs)
+        self._shut()
+
+    def _take(self) -> tuple[list[_Job], bool]:
+        """Waits for a first job, then takes all that wait with it; False when it was the last batch."""
+        jobs: list[_Job] = []
+        try:
+            job = self._queue.get()
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) == self._batch_max:
+                    return jobs, True
+                job = self._queue.get_nowait()
+        except Empty:
+            return jobs, True
+        return jobs, False
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        """Runs the jobs as one transaction: afterwards each has a durable result, or an error."""
+        try:
+            now_ms = self._clock.now_ms()
+            self._database.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                self._run_one(job, now_ms)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as exc:
+            log.error("ledger not written", error=str(exc), verbs=len(jobs))
+            self._fail(jobs, partial(unavailable, "The ledger cannot be written now", exc))
+        except Exception as exc:  # noqa: BLE001 - a dead writer would leave every caller waiting for ever
+            log.error("ledger writer failed", error=repr(exc), verbs=len(jobs))
+            self._fail(jobs, partial(InternalError, "The ledger's writer failed."))
+
+    def _run_one(self, job: _Job, now_ms: int) -> None:
+        """One verb in a savepoint: what it does wrong by itself is undone and harms no other."""
+        database = self._database
+        database.execute("SAVEPOINT verb")
+        try:
+            job.result = job.verb(database, now_ms)
+        except sqlite3.Error as exc:
+            if not isinstance(exc, _FAULTS_OF_ONE_VERB):
+                raise
+            log.error("ledger refused a change", error=str(exc))
+            job.error = InternalError("The ledger's own rules refused this change.")
+            job.error.__cause__ = exc
+            database.execute("ROLLBACK TO verb")
+        except Exception as exc:  # noqa: BLE001 - it is the caller's, and is raised there
+            job.error = exc
+            database.execute("ROLLBACK TO verb")
+        database.execute("RELEASE verb")
+
+    def _fail(self, jobs: Sequence[_Job], error: Callable[[], Exception]) -> None:
+        for job in jobs:
+            job.error = error()  # one each: a raised exception collects its raiser's traceback
+        try:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+        except sqlite3.Error as exc:
+            log.error("ledger not rolled back", error=str(exc))
+
+    def _wake(self, jobs: Sequence[_Job]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_answer, jobs)
+        except RuntimeError:
+            log.warning("ledger answers have no reader", verbs=len(jobs))  # the loop is closed
+
+    def _shut(self) -> None:
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as exc:
+            log.warning("ledger not checkpointed", error=str(exc))  # the log is replayed at the next start
+        self._database.close()
+
+
+def _answer(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        if job.future.done():  # its caller was cancelled; the verb happened all the same
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
