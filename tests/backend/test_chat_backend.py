@@ -122,7 +122,7 @@ def test_a_call_id_cannot_smuggle_a_header() -> None:
     async def main() -> None:
         async with serving(always(http())) as server:
             backend = ChatBackend(settings(server))
-            with pytest.raises(UpstreamError):
+            with pytest.raises(ValueError, match="printable"):
                 await backend.chat(HELLO, call_id="a\r\nX-Evil: 1")
             await backend.close()
             assert server.requests == []

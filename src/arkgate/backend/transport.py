@@ -14,7 +14,7 @@ from arkgate.backend.connection import (
     TransportLimits,
 )
 
-__all__ = ["AnswerTooLarge", "PooledTransport", "TransportLimits"]
+__all__ = ["AnswerTooLarge", "PooledTransport", "TransportLimits", "complete", "encode_head"]
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -70,10 +70,17 @@ class PooledTransport(httpx.AsyncBaseTransport):
             body = request.read()
         else:
             body = await request.aread()
-        request_bytes = encode(request.method, url.raw_path, request.headers.raw, body)
-        total_deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_seconds
-        exchange = await self._answered(request_bytes, total_deadline)
+        head = encode_head(request.method, url.raw_path, request.headers.raw)
+        exchange = await self.exchange(complete(head, body))
         return httpx.Response(exchange.status, headers=exchange.headers, stream=exchange, request=request)
+
+    async def exchange(self, request_bytes: bytes) -> Exchange:
+        """The same without httpx's objects around it, for requests whose head is always the same.
+
+        Raises as `handle_async_request` does. The exchange must be read to its end or closed.
+        """
+        total_deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_seconds
+        return await self._answered(request_bytes, total_deadline)
 
     async def aclose(self) -> None:
         """Closes every connection; what was under way fails."""
@@ -174,26 +181,28 @@ class PooledTransport(httpx.AsyncBaseTransport):
             oldest.abort()
 
 
-def encode(method: str, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
-    """A request as one buffer, with a length of our own. Raises httpx.LocalProtocolError.
+def encode_head(method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The request line and headers, for `complete`. Raises httpx.LocalProtocolError.
 
     HEAD and CONNECT are refused: their answers are framed differently and nobody here asks for them.
     """
     if method in ("HEAD", "CONNECT"):
         raise httpx.LocalProtocolError(f"{method} is not sent by this transport")
     pieces = [method.encode("ascii"), b" ", target, b" HTTP/1.1\r\n"]
-    lines_count = 2
+    lines_count = 1
     for name, value in headers:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
-            continue
-        pieces += (name, b": ", value, b"\r\n")
-        lines_count += 1
-    if body or method in ("POST", "PUT", "PATCH"):
-        pieces.append(b"Content-Length: %d\r\n" % len(body))
-        lines_count += 1
-    pieces.append(b"\r\n")
+        if name.lower() not in (b"content-length", b"transfer-encoding"):  # the framing is ours
+            pieces += (name, b": ", value, b"\r\n")
+            lines_count += 1
     head = b"".join(pieces)
     # A line break inside a value would make more of them than were put in.
     if head.count(b"\r") != lines_count or head.count(b"\n") != lines_count or b"\0" in head:
         raise httpx.LocalProtocolError("a header of the request contains a control character")
-    return head + body
+    return head
+
+
+def complete(head: bytes, body: bytes) -> bytes:
+    """A request as one buffer, with a length of our own."""
+    if not body and not head.startswith((b"POST", b"PUT", b"PATCH")):
+        return head + b"\r\n"
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
