@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arkgate.core.ledger import (
     INCOME_ACCOUNT,
@@ -21,7 +21,6 @@ from arkgate.core.ledger import (
 from arkgate.core.money import Msat
 from arkgate.store import earlier, queries
 from arkgate.store.clock import day_of, next_midnight_ms
-from arkgate.store.funding import balance_of
 
 UNLIMITED = 2**63 - 1
 SWEPT_REASON = "deadline passed"
@@ -41,13 +40,17 @@ class _Standing:
 
 @dataclass(frozen=True, slots=True)
 class _Hold:
-    """The part of a hold's row that resolving it needs."""
+    """A hold as it was before the verb, with its account's balance and calls of today."""
 
     account_id: str
     service: str
+    state: str
     day: int
     calls_per_day: int | None
     amount: Msat
+    posted: Msat
+    held: Msat
+    used_today: int
 
 
 def reserve(database: sqlite3.Connection, now_ms: int, asked: Reservation) -> Reserved:
@@ -63,7 +66,7 @@ def reserve(database: sqlite3.Connection, now_ms: int, asked: Reservation) -> Re
     standing = _Standing(Balance(Msat(row[0]), Msat(row[1])), *row[2:])
     refusal = _refusal(database, now_ms, asked, standing)
     if refusal is None:
-        return _take(database, now_ms, day, asked)
+        return _take(database, now_ms, day, asked, standing)
     funded = standing.balance.posted > 0 or _ever_funded(database, asked.account_id)
     return _reserved(now_ms, asked, standing, refusal.outcome, answer=refusal.answer, funded=funded)
 
@@ -104,34 +107,25 @@ def _repeated(
     return earlier.by_body(database, now_ms, last, service=service, request_hash=request_hash)
 
 
-def _take(database: sqlite3.Connection, now_ms: int, day: int, asked: Reservation) -> Reserved:
-    held = database.execute(
-        queries.HOLD_FROM_ACCOUNT, (asked.price, asked.account_id, asked.price)
-    ).fetchall()
-    assert len(held) == 1, "the balance changed inside the transaction"
+def _take(
+    database: sqlite3.Connection, now_ms: int, day: int, asked: Reservation, standing: _Standing
+) -> Reserved:
+    price, account_id, service = asked.price, asked.account_id, asked.service
+    _one(database.execute(queries.HOLD_FROM_ACCOUNT, (price, account_id, price)))
     limit = UNLIMITED if asked.calls_per_day is None else asked.calls_per_day
-    unit = (asked.account_id, asked.service, day, limit, limit)
-    used = database.execute(queries.TAKE_ALLOWANCE, unit).fetchall()
-    assert len(used) == 1, "the allowance changed inside the transaction"
-    database.execute(
-        queries.ADD_HOLD,
-        (
-            asked.call_id,
-            asked.account_id,
-            asked.service,
-            asked.price,
-            day,
-            asked.calls_per_day,
-            now_ms,
-            asked.deadline_ms,
-            asked.request_id,
-            asked.request_id,
-            asked.request_hash,
-            asked.idempotency_key,
-        ),
-    )
-    taken = _Standing(Balance(*held[0]), used[0][0], None, None)
+    _one(database.execute(queries.TAKE_ALLOWANCE, (account_id, service, day, limit, limit)))
+    hold = (asked.call_id, account_id, service, price, day, asked.calls_per_day, now_ms, asked.deadline_ms)
+    names = (asked.request_id, asked.request_id, asked.request_hash, asked.idempotency_key)
+    database.execute(queries.ADD_HOLD, hold + names)
+    balance = Balance(standing.balance.posted, Msat(standing.balance.held + price))
+    taken = _Standing(balance, standing.used + 1, None, None)
     return _reserved(now_ms, asked, taken, ReserveOutcome.RESERVED)
+
+
+def _one(change: sqlite3.Cursor) -> None:
+    """States that a guarded change met its one row: what the verb read before was still so."""
+    if change.rowcount != 1:
+        raise AssertionError("a guarded change of the ledger did not meet its row")
 
 
 def _reserved(
@@ -159,64 +153,50 @@ def settle(
         raise ValueError("a cost is not negative")
     if answer is not None and answer.call_id != call_id:
         raise ValueError(f"the answer of call {answer.call_id} does not belong to call {call_id}")
-    rows = database.execute(queries.SETTLE_HOLD, (cost, now_ms, call_id, cost)).fetchall()
-    if not rows:
-        return _not_settled(database, now_ms, call_id, cost)
-    hold = _Hold(*rows[0])
-    balance = _resolve_in_account(database, hold, cost)
+    hold = _hold(database, now_ms, call_id)
+    if hold.state != "open":
+        settled = hold.state == "settled"
+        return _resolved(now_ms, hold, SettleOutcome.REPLAYED if settled else SettleOutcome.RELEASED)
+    if cost > hold.amount:
+        raise ValueError(f"the cost {cost} msat of call {call_id} is over its hold of {hold.amount} msat")
+    _one(database.execute(queries.SETTLE_HOLD, (cost, now_ms, call_id, cost)))
+    _one(database.execute(queries.RESOLVE_IN_ACCOUNT, (cost, hold.amount, hold.account_id, hold.amount)))
     if cost:
         transfer = (charge_id(call_id), "charge", hold.account_id, INCOME_ACCOUNT, cost, now_ms, hold.service)
         database.execute(queries.ADD_TRANSFER, transfer)
     if answer is not None:
         stored = (call_id, answer.status, answer.content_type, answer.expires_at_ms, answer.body)
         database.execute(queries.ADD_ANSWER, stored)
-    day = (hold.account_id, hold.service, day_of(now_ms), call_id)
-    ((used,),) = database.execute(queries.NOTE_LAST_SETTLED, day).fetchall()
-    allowance = AllowanceState(used, hold.calls_per_day, next_midnight_ms(now_ms))
-    return Resolved(SettleOutcome.SETTLED, balance, allowance)
-
-
-def _not_settled(database: sqlite3.Connection, now_ms: int, call_id: str, cost: Msat) -> Resolved:
-    hold, state = _hold(database, call_id)
-    if state == "open":
-        raise ValueError(f"the cost {cost} msat of call {call_id} is over its hold of {hold.amount} msat")
-    outcome = SettleOutcome.REPLAYED if state == "settled" else SettleOutcome.RELEASED
-    return _resolved(database, now_ms, hold, outcome)
+    today = (hold.account_id, hold.service, day_of(now_ms), call_id)
+    database.execute(queries.NOTE_LAST_SETTLED, today)
+    after = replace(hold, posted=Msat(hold.posted - cost), held=Msat(hold.held - hold.amount))
+    return _resolved(now_ms, after, SettleOutcome.SETTLED)
 
 
 def release(database: sqlite3.Connection, now_ms: int, call_id: str, reason: str) -> Resolved:
     """Gives an open hold's money and unit of allowance back, the unit to the day it was taken from."""
-    rows = database.execute(queries.RELEASE_HOLD, (now_ms, reason, call_id)).fetchall()
-    if not rows:
-        hold, state = _hold(database, call_id)
-        outcome = ReleaseOutcome.REPLAYED if state == "released" else ReleaseOutcome.SETTLED
-        return _resolved(database, now_ms, hold, outcome)
-    hold = _Hold(*rows[0])
-    _resolve_in_account(database, hold, Msat(0))
-    unit = (hold.account_id, hold.service, hold.day)
-    given_back = database.execute(queries.GIVE_BACK_ALLOWANCE, unit).rowcount
-    assert given_back == 1, "an open hold had no unit of its day"
-    return _resolved(database, now_ms, hold, ReleaseOutcome.RELEASED)
+    hold = _hold(database, now_ms, call_id)
+    if hold.state != "open":
+        released = hold.state == "released"
+        return _resolved(now_ms, hold, ReleaseOutcome.REPLAYED if released else ReleaseOutcome.SETTLED)
+    _one(database.execute(queries.RELEASE_HOLD, (now_ms, reason, call_id)))
+    _one(database.execute(queries.RESOLVE_IN_ACCOUNT, (0, hold.amount, hold.account_id, hold.amount)))
+    _one(database.execute(queries.GIVE_BACK_ALLOWANCE, (hold.account_id, hold.service, hold.day)))
+    used = hold.used_today - (hold.day == day_of(now_ms))
+    after = replace(hold, held=Msat(hold.held - hold.amount), used_today=used)
+    return _resolved(now_ms, after, ReleaseOutcome.RELEASED)
 
 
-def _resolve_in_account(database: sqlite3.Connection, hold: _Hold, cost: Msat) -> Balance:
-    change = (cost, hold.amount, hold.account_id)
-    (balance,) = database.execute(queries.RESOLVE_IN_ACCOUNT, change).fetchall()
-    return Balance(*balance)
-
-
-def _hold(database: sqlite3.Connection, call_id: str) -> tuple[_Hold, str]:
-    row = database.execute(queries.HOLD_STATE, (call_id,)).fetchone()
+def _hold(database: sqlite3.Connection, now_ms: int, call_id: str) -> _Hold:
+    row = database.execute(queries.HOLD, (day_of(now_ms), call_id)).fetchone()
     if row is None:
         raise LookupError(f"no hold of call {call_id}")
-    return _Hold(*row[:-1]), row[-1]
+    return _Hold(*row)
 
 
-def _resolved(
-    database: sqlite3.Connection, now_ms: int, hold: _Hold, outcome: SettleOutcome | ReleaseOutcome
-) -> Resolved:
-    allowance = allowance_of(database, now_ms, hold.account_id, hold.service, hold.calls_per_day)
-    return Resolved(outcome, balance_of(database, hold.account_id), allowance)
+def _resolved(now_ms: int, hold: _Hold, outcome: SettleOutcome | ReleaseOutcome) -> Resolved:
+    allowance = AllowanceState(hold.used_today, hold.calls_per_day, next_midnight_ms(now_ms))
+    return Resolved(outcome, Balance(hold.posted, hold.held), allowance)
 
 
 def allowance_of(

@@ -121,8 +121,8 @@ def _credit(
     assert settled == 1, "an invoice that was not credited was settled"
     transfer = (credit_id(payment_hash), "credit", asset, account_id, amount, now_ms, detail)
     database.execute(queries.ADD_TRANSFER, transfer)
-    (balance,) = database.execute(queries.CREDIT_ACCOUNT, (amount, account_id)).fetchall()
-    return Balance(*balance)
+    database.execute(queries.CREDIT_ACCOUNT, (amount, account_id))
+    return balance_of(database, account_id)
 
 
 def _open_customer(database: sqlite3.Connection, now_ms: int, account_id: str) -> None:
