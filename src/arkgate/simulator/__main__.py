@@ -7,6 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
+import uvloop
+
 from arkgate.simulator.simulation import Simulation
 
 
@@ -20,7 +22,8 @@ def main() -> None:
     parser.add_argument("--settle-delay-seconds", type=float, default=0.05)
     parser.add_argument("--batched", action="store_true", help="fast, and forgetful when killed")
     parser.add_argument("--presign", nargs=3, type=int, metavar=("MSAT", "EXPIRY", "COUNT"))
-    asyncio.run(_run(parser.parse_args()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(parser.parse_args()))
 
 
 async def _run(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from arkgate.simulator.chat_answers import answer_to, prompt_of, read_request, streamed
-from arkgate.simulator.chat_faults import error, failing
+from arkgate.simulator.chat_faults import error, failing, with_transport
 from arkgate.simulator.serving import LOOPBACK, serving
 
 MODELS_DEFAULT = ("simulated-chat",)
@@ -72,12 +72,11 @@ class SimulatedChat:
         """When set, requests without it are answered 401."""
         self.port = 0
         self._log_path = log_path
-        self.application = Starlette(
-            routes=[
-                Route("/v1/chat/completions", self._complete, methods=["POST"]),
-                Route("/v1/models", self._list_models, methods=["GET"]),
-            ]
-        )
+        routes = [
+            Route("/v1/chat/completions", self._complete, methods=["POST"]),
+            Route("/v1/models", self._list_models, methods=["GET"]),
+        ]
+        self.application = with_transport(Starlette(routes=routes))
 
     @property
     def url(self) -> str:

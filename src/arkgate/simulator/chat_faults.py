@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arkgate.simulator.chat_answers import Json, events_of, streamed
 
@@ -61,15 +61,21 @@ class _Silent(Response):
     """Closes the connection without a word."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport = _transport_of(send)
+        transport: asyncio.Transport = scope["transport"]
         transport.abort()
 
 
-def _transport_of(send: Send) -> asyncio.Transport:
-    """The connection behind an ASGI `send` of uvicorn's, which is a method of its request cycle."""
-    cycle: Any = getattr(send, "__self__", None)
-    transport: asyncio.Transport = cycle.transport
-    return transport
+def with_transport(application: ASGIApp) -> ASGIApp:
+    """Shows the application its connection, so that it can break it.
+
+    uvicorn's `send` is a method of what knows the connection; Starlette's layers would hide that.
+    """
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        cycle: Any = getattr(send, "__self__", None)
+        await application({**scope, "transport": cycle.transport}, receive, send)
+
+    return wrapped
 
 
 async def _hang(answer: Json, stream: bool, seconds: float | None) -> Response:

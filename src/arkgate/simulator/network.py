@@ -119,7 +119,7 @@ class Network:
         _check_invoice(amount_msat, memo, expiry_seconds, preimage, description_hash)
         pool = self._pools.get((peer.name, amount_msat, expiry_seconds))
         if pool and not (preimage or description_hash or cltv_expiry):
-            row = replace(pool.popleft(), memo=memo, private=private)
+            row = pool.popleft()
         else:
             row = self._new_invoice(
                 peer,
@@ -132,7 +132,7 @@ class Network:
             )
         if row.payment_hash in peer.invoices:
             raise Refused("invoice with payment hash already exists")
-        row = replace(row, add_index=peer.add_index + 1, private=private)
+        row = replace(row, add_index=peer.add_index + 1, memo=memo, private=private)
         self._records.save(invoices=[row])
         peer.add_index = row.add_index
         peer.invoices[row.payment_hash] = row

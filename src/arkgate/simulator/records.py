@@ -95,6 +95,10 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
     return f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608  our names
 
 
+_INSERT_INVOICE = _insert("invoices", _INVOICE)
+_INSERT_PAYMENT = _insert("payments", _PAYMENT)
+
+
 class Records:
     """The file. With `durable`, what was saved has reached the disk; else writes go out in batches."""
 
@@ -131,8 +135,10 @@ class Records:
         """Writes all of them or none."""
         if not self._database.in_transaction:
             self._database.execute("BEGIN IMMEDIATE")
-        self._database.executemany(_insert("invoices", _INVOICE), map(_values_of_invoice, invoices))
-        self._database.executemany(_insert("payments", _PAYMENT), map(_values_of_payment, payments))
+        for invoice in invoices:
+            self._database.execute(_INSERT_INVOICE, _values_of_invoice(invoice))
+        for payment in payments:
+            self._database.execute(_INSERT_PAYMENT, _values_of_payment(payment))
         self._unwritten += 1
         if self._durable or self._unwritten >= BATCH_WRITES_MAX:
             self._database.execute("COMMIT")

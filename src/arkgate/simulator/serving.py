@@ -43,10 +43,21 @@ async def serving(application: ASGIApp, *, port: int, purpose: str) -> AsyncIter
             await asyncio.sleep(0.005)
         yield int(listener.getsockname()[1])
     finally:
-        # Simulated hangs never end of themselves.
-        server.should_exit = server.force_exit = True
-        await task
+        await _stop(server, task)
         listener.close()
+
+
+async def _stop(server: uvicorn.Server, task: asyncio.Task[None]) -> None:
+    """Breaks off what is open: uvicorn's own way waits for answers, and simulated hangs never end."""
+    calls = list(server.server_state.tasks)
+    for open_task in (task, *calls):
+        open_task.cancel()
+    await asyncio.gather(task, *calls, return_exceptions=True)
+    for listening in server.servers:
+        listening.close()
+    for connection in list(server.server_state.connections):
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 def _listen(port: int, purpose: str) -> socket.socket:
