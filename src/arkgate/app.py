@@ -1,0 +1,261 @@
+"""The composition root: builds the gateway from settings, runs it, and takes it down in the right order."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from arkgate.backend.chat import ChatBackend
+from arkgate.core.keys import Keyring
+from arkgate.gateway.admit import Admission
+from arkgate.gateway.challenge import Challenger, InvoiceDesk
+from arkgate.gateway.fund import Funding
+from arkgate.gateway.limits import RateLimit
+from arkgate.gateway.meter import Calls
+from arkgate.gateway.readiness import ReadinessCheck
+from arkgate.gateway.serve import CallTerms, Gateway
+from arkgate.gateway.sessions import Sessions
+from arkgate.gateway.sweep import Sweep
+from arkgate.nodes import NODE_KINDS
+from arkgate.nodes.channel import NodeCredentials
+from arkgate.ports import Clock, Ledger, PaymentNode, Statements
+from arkgate.settings import Address, NodeSettings, Settings
+from arkgate.store import open_store
+from arkgate.store.keyfile import load_or_create_keyring
+from arkgate.web.admin import Admin
+from arkgate.web.api import Api
+from arkgate.web.client import ClientAddress
+from arkgate.web.guard import Guard
+from arkgate.web.metrics import Metrics
+from arkgate.web.server import Listener, bind, serve
+
+log = structlog.get_logger()
+RESTART_SECONDS = 1.0
+
+
+class SystemClock:
+    """`ports.Clock` of this host."""
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A running gateway: its two ASGI applications, and the open calls that a shutdown waits for."""
+
+    public: Guard
+    operator: Guard
+    calls: Calls
+
+
+def sqlite_path(settings: Settings) -> Path:
+    """Where the settings keep the books."""
+    return Path(settings.store_url.removeprefix("sqlite:///"))
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[App]:
+    """The gateway with its background work, from the keys to the last open call.
+
+    Raises KeyfileError or StoreUnavailable when it must not start.
+    """
+    clock = clock or SystemClock()
+    database = sqlite_path(settings)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    keyring = load_or_create_keyring(settings.keys_file, books_exist=database.exists())
+    metrics, calls = Metrics(), Calls()
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings.store_url, clock))
+        nodes = [_node(node, clock) for node in settings.nodes]
+        for node in nodes:
+            stack.push_async_callback(node.close)
+        backend = ChatBackend(settings.backend)
+        stack.push_async_callback(backend.close)
+        parts = _Parts(
+            settings, keyring, clock, store.ledger, store.statements, nodes, backend, metrics, calls
+        )
+        sweep = Sweep(store.ledger, store.statements, metrics)
+        released = await sweep.release_overdue()
+        log.info("books opened", database=str(database), released_holds=released)
+        funding = parts.funding()
+        await stack.enter_async_context(_background(metrics, _work(funding, sweep, nodes)))
+        stack.push_async_callback(_drain, calls, settings.call_deadline_seconds)
+        yield parts.app(funding)
+
+
+async def _drain(calls: Calls, seconds: float) -> None:
+    given_up = await calls.drain(seconds)
+    if given_up:
+        log.error("calls were given up at shutdown; their holds are released", calls=given_up)
+
+
+def _node(settings: NodeSettings, clock: Clock) -> PaymentNode:
+    credentials = NodeCredentials(
+        settings.address, settings.tls_cert_file, settings.macaroon_file, settings.tls_server_name
+    )
+    return NODE_KINDS[settings.kind](
+        settings.name,
+        settings.number,
+        credentials,
+        clock,
+        invoice_minimum=settings.minimum,
+        invoice_maximum=settings.maximum,
+        network=settings.network,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the application is wired from."""
+
+    settings: Settings
+    keyring: Keyring
+    clock: Clock
+    ledger: Ledger
+    statements: Statements
+    nodes: list[PaymentNode]
+    backend: ChatBackend
+    metrics: Metrics
+    calls: Calls
+
+    def funding(self) -> Funding:
+        """What credits payments."""
+        return Funding(self.ledger, self.statements, self.nodes, self.keyring, self.clock, self.metrics)
+
+    def app(self, funding: Funding) -> App:
+        """The two applications."""
+        settings = self.settings
+        desk = InvoiceDesk(self.nodes, self.keyring)
+        services = frozenset(service.name for service in settings.catalog)
+        admission = Admission(self.keyring, self.statements, funding, services)
+        readiness = ReadinessCheck(self.nodes, self.backend, self.statements, self.calls)
+        api = Api(
+            gateway=self._gateway(admission, desk),
+            admission=admission,
+            sessions=self._sessions(desk),
+            statements=self.statements,
+            readiness=readiness,
+            catalog=settings.catalog,
+            clock=self.clock,
+            client_address=ClientAddress(settings.trusted_proxies),
+            public_url=settings.public_url,
+        )
+        admin = Admin(metrics=self.metrics, readiness=readiness, statements=self.statements)
+        return App(
+            public=Guard(
+                api.routes(),
+                public_url=settings.public_url,
+                answered=self.metrics.request_answered,
+                append_token=settings.append_token,
+            ),
+            operator=Guard(admin.routes(), public_url=settings.public_url, answered=lambda _: None),
+            calls=self.calls,
+        )
+
+    def _gateway(self, admission: Admission, desk: InvoiceDesk) -> Gateway:
+        limits = self.settings.limits
+        limit = RateLimit(
+            "challenges", client=limits.challenges_client, everybody=limits.challenges_all, clock=self.clock
+        )
+        return Gateway(
+            admission=admission,
+            challenger=Challenger(
+                desk, self.keyring, self.clock, self.settings.challenge, limit, self.metrics
+            ),
+            ledger=self.ledger,
+            statements=self.statements,
+            backend=self.backend,
+            keyring=self.keyring,
+            clock=self.clock,
+            observer=self.metrics,
+            calls=self.calls,
+            terms=CallTerms(
+                model_label=self.settings.model_label,
+                deadline_seconds=self.settings.call_deadline_seconds,
+                answers_kept_seconds=self.settings.answers_kept_seconds,
+            ),
+        )
+
+    def _sessions(self, desk: InvoiceDesk) -> Sessions:
+        limits = self.settings.limits
+        return Sessions(
+            desk=desk,
+            keyring=self.keyring,
+            ledger=self.ledger,
+            statements=self.statements,
+            clock=self.clock,
+            terms=self.settings.sessions,
+            limit=RateLimit(
+                "sessions", client=limits.sessions_client, everybody=limits.sessions_all, clock=self.clock
+            ),
+            observer=self.metrics,
+            calls=self.calls,
+        )
+
+
+def _work(
+    funding: Funding, sweep: Sweep, nodes: list[PaymentNode]
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """The background work by name."""
+
+    def watching(node: PaymentNode) -> Callable[[], Awaitable[None]]:
+        return lambda: funding.watch(node)
+
+    return {
+        **{f"watch {node.name}": watching(node) for node in nodes},
+        "look-ups": funding.poll,
+        "daily reconcile": funding.reconcile_daily,
+        "sweep": sweep.run,
+    }
+
+
+@contextlib.asynccontextmanager
+async def _background(
+    metrics: Metrics, work: dict[str, Callable[[], Awaitable[None]]]
+) -> AsyncIterator[None]:
+    """Keeps work going until the block ends: a fault is logged, counted, and the work begun again."""
+
+    async def keep(name: str, run: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await run()
+            except Exception:
+                metrics.alarm("background_work_failed")
+                log.exception("background work failed", work=name)
+            await asyncio.sleep(RESTART_SECONDS)
+
+    tasks = [asyncio.create_task(keep(name, run), name=name) for name, run in work.items()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run(settings: Settings, stop: asyncio.Event, *, ready: Callable[[], None]) -> None:
+    """Serves until `stop` is set, then drains. `ready` is called when both listeners take requests.
+
+    Raises what `running` raises, and PortTaken before anything else is started.
+    """
+    with contextlib.ExitStack() as sockets:
+        public = sockets.enter_context(contextlib.closing(_bind(settings.listen)))
+        operator = sockets.enter_context(contextlib.closing(_bind(settings.operator_listen)))
+        async with running(settings) as app:
+            ready()
+            await serve(
+                [Listener(app.public, public), Listener(app.operator, operator)],
+                stop=stop,
+                grace_seconds=settings.grace_seconds,
+            )
+
+
+def _bind(address: Address) -> socket.socket:
+    return bind(address.host, address.port)

@@ -1,0 +1,210 @@
+"""The demo, the simulator, and the wallet that pays from the simulated payer."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import click
+
+from arkgate import app, settings
+from arkgate.cli.places import Ports, data_directory, demo_ports
+from arkgate.cli.running import run_until_stopped, set_up_logs, start_up_errors
+from arkgate.core.invoice import InvoiceError, read_bolt11
+from arkgate.simulator.simulation import Simulation
+from arkgate.simulator.wallet import PaymentFailed, pay
+
+PLACES_FILE = "simulator.json"
+CHAT_LOG_FILE = "backend-requests.jsonl"
+CHAT_MODEL = "simulated-chat"
+
+
+@click.command()
+@click.option("--verbose", is_flag=True, help="Show every event, not only warnings.")
+def demo(*, verbose: bool) -> None:
+    """Run the real gateway against a simulated Lightning network and a simulated chat backend."""
+    directory, ports = data_directory(), demo_ports()
+    set_up_logs("info" if verbose else "error", for_people=True)
+
+    async def work(stop: asyncio.Event) -> None:
+        async with simulation(directory, ports) as simulated:
+            loaded = settings.load(write_config(directory, ports, simulated))
+            await app.run(loaded, stop, ready=lambda: click.echo(story(loaded.public_url, directory)))
+
+    run_until_stopped(work)
+    click.echo("stopped; `make run` goes on from here")
+
+
+@click.command()
+@click.option("--batched", is_flag=True, help="Fast, and forgetful when killed: for benchmarks.")
+@click.option(
+    "--presign",
+    nargs=3,
+    type=int,
+    metavar="MSAT EXPIRY COUNT",
+    help="Sign invoices beforehand: for benchmarks.",
+)
+def simulator(*, batched: bool, presign: tuple[int, int, int] | None) -> None:
+    """Run the simulated nodes and the simulated backend alone, for `arkgate serve` beside them."""
+    directory, ports = data_directory(), demo_ports()
+    set_up_logs("error", for_people=True)
+
+    async def work(stop: asyncio.Event) -> None:
+        async with simulation(directory, ports, durable=not batched) as simulated:
+            if presign:
+                amount_msat, expiry_seconds, count = presign
+                simulated.gate.presign(amount_msat=amount_msat, expiry_seconds=expiry_seconds, count=count)
+            config = write_config(directory, ports, simulated)
+            click.echo(f"simulating; start the gateway with: arkgate serve --config {_shown(config)}")
+            sys.stdout.flush()
+            await stop.wait()
+
+    run_until_stopped(work)
+
+
+@contextlib.asynccontextmanager
+async def simulation(directory: Path, ports: Ports, *, durable: bool = True) -> AsyncIterator[Simulation]:
+    """The simulated nodes and backend, with their places written down for the wallet."""
+    directory.mkdir(parents=True, exist_ok=True)
+    async with Simulation.running(
+        data_dir=directory / "simulator",
+        gate_port=ports.gate,
+        payer_port=ports.payer,
+        payer_rest_port=ports.payer_rest,
+        chat_port=ports.chat,
+        chat_log=directory / CHAT_LOG_FILE,
+        chat_models=(CHAT_MODEL,),
+        durable=durable,
+    ) as simulated:
+        payer = simulated.payer
+        places = {
+            "payer_address": payer.address,
+            "payer_tls_cert": str(payer.credentials.tls_cert),
+            "payer_macaroon": str(payer.credentials.admin_macaroon),
+            "payer_rest": simulated.payer_rest_url,
+        }
+        (directory / PLACES_FILE).write_text(json.dumps(places, indent=2) + "\n")
+        yield simulated
+
+
+def write_config(directory: Path, ports: Ports, simulated: Simulation) -> Path:
+    """Writes the configuration that the demo runs with, beside its state."""
+    path = directory / settings.DEFAULT_FILE
+    gate = simulated.gate
+    path.write_text(f"""\
+# Written by `arkgate demo` at each start.
+[gateway]
+listen = "127.0.0.1:{ports.gateway}"
+operator_listen = "127.0.0.1:{ports.operator}"
+
+[store]
+url = "sqlite:///arkgate.db"
+keys_file = "arkgate-keys.json"
+
+[[nodes]]
+kind = "lnd"
+name = "gate"
+address = "{gate.address}"
+tls_cert_file = "{gate.credentials.tls_cert}"
+macaroon_file = "{gate.credentials.invoice_macaroon}"
+network = "regtest"
+
+[backend]
+url = "{simulated.chat.url}"
+model = "{CHAT_MODEL}"
+
+[limits]
+sessions_per_hour_and_client = 1000
+""")
+    return path
+
+
+@click.group()
+def wallet() -> None:
+    """The simulated payer's wallet."""
+
+
+@wallet.command("pay")
+@click.argument("invoice")
+@click.option("--address", help="The payer's gRPC, host:port; without it the demo's payer.")
+@click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--macaroon", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def wallet_pay(invoice: str, address: str | None, tls_cert: Path | None, macaroon: Path | None) -> None:
+    """Pay a regtest INVOICE and print its preimage."""
+    _refuse_real_money(invoice)
+    if not (address and tls_cert and macaroon):
+        address, tls_cert, macaroon = _demo_payer()
+    with start_up_errors():
+        try:
+            paid = asyncio.run(pay(invoice, address=address, tls_cert=tls_cert, macaroon=macaroon))
+        except PaymentFailed as error:
+            raise click.ClickException(f"{error}.") from error
+    answer = {"payment_preimage": paid.preimage.hex(), "payment_hash": paid.payment_hash.hex()}
+    click.echo(json.dumps(answer))
+
+
+def _refuse_real_money(invoice: str) -> None:
+    try:
+        network = read_bolt11(invoice.strip()).network
+    except InvoiceError as error:
+        raise click.ClickException(f"This cannot be paid: {error}.") from error
+    if network != "regtest":
+        raise click.ClickException(f"This is a {network} invoice; the simulated wallet pays regtest only.")
+
+
+def _demo_payer() -> tuple[str, Path, Path]:
+    file = data_directory() / PLACES_FILE
+    try:
+        places = json.loads(file.read_text())
+    except OSError as error:
+        raise click.ClickException(
+            "No demo runs here. Start one with `make run`, set ARKGATE_DATA to its directory, or name the "
+            "payer with --address, --tls-cert and --macaroon."
+        ) from error
+    return places["payer_address"], Path(places["payer_tls_cert"]), Path(places["payer_macaroon"])
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def story(url: str, directory: Path) -> str:
+    """What the demo prints: copy-and-paste commands that show the whole paid call."""
+    program = _shown(Path(sys.argv[0]).absolute())
+    data = "" if directory == Path.cwd() / ".arkgate" else f"export ARKGATE_DATA={_shown(directory)}\n"
+    return f"""\
+ready: {url}
+
+Everything below is simulated: the Lightning network is a regtest of two nodes, the answers are canned.
+Copy and paste into another terminal, in this directory:
+
+# 1. Ask without paying: 402, with an invoice and a macaroon.
+{data}arkgate={program} url={url} json='Content-Type: application/json'
+field() {{ sed 's/.*"'"$1"'": *"\\([^"]*\\)".*/\\1/'; }}
+ask='{{"prompt":"How is Ark different from Lightning?"}}'
+challenge=$(curl -s $url/api/ai-chat -H "$json" -d "$ask"); echo "$challenge"
+
+# 2. Pay the invoice; the wallet gets the preimage.
+paid=$($arkgate wallet pay "$(echo "$challenge" | field invoice)"); echo "$paid"
+
+# 3. Ask again with macaroon and preimage: 200, with the answer.
+credential="$(echo "$challenge" | field macaroon):$(echo "$paid" | field payment_preimage)"
+curl -s $url/api/ai-chat -H "Authorization: L402 $credential" -H "$json" -d "$ask"; echo
+
+# 4. Fund a token with 500 sats, pay its invoice, spend it, look at its balance.
+session=$(curl -s $url/v1/sessions -d '{{"amount_sats":500}}'); echo "$session"
+$arkgate wallet pay "$(echo "$session" | field lightning_invoice)"
+token=$(echo "$session" | field token)
+curl -s $url/api/ai-chat -H "Authorization: Bearer $token" -H "$json" -d "$ask"; echo
+curl -s $url/v1/balance -H "Authorization: Bearer $token"; echo
+
+# 5. Check the books.
+$arkgate ledger verify --config {_shown(directory / settings.DEFAULT_FILE)}
+
+Ctrl-C stops everything; the state stays in {_shown(directory)}."""

@@ -1,0 +1,69 @@
+"""Runs the event loop of a long-lived command: signals, logs, and start-up errors as sentences."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+
+import click
+import structlog
+import uvloop
+
+from arkgate.core.errors import Refusal
+from arkgate.store.keyfile import KeyfileError
+from arkgate.web.server import CannotListen
+
+
+def run_until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Runs `work` with an event that SIGINT and SIGTERM set; a second signal ends the process at once."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def asked() -> None:
+            if stop.is_set():
+                os._exit(130)
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, asked)
+        await work(stop)
+
+    with start_up_errors(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+@contextlib.contextmanager
+def start_up_errors() -> Iterator[None]:
+    """Says what keeps a command from starting, without a traceback."""
+    try:
+        yield
+    except* (CannotListen, KeyfileError, OSError) as group:
+        raise click.ClickException("; ".join(str(error) for error in group.exceptions)) from group
+    except* Refusal as group:
+        raise click.ClickException("; ".join(str(error) for error in group.exceptions)) from group
+
+
+def set_up_logs(level: str, *, for_people: bool = False) -> None:
+    """Logs as one JSON object a line on standard error, or coloured lines for people."""
+    number = getattr(logging, level.upper())
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if for_people:
+        renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    else:
+        shared.append(structlog.processors.format_exc_info)
+        renderer = structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )

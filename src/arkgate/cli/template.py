@@ -1,0 +1,67 @@
+"""What `arkgate init` writes."""
+
+TEMPLATE = """\
+# arkgate: sells calls to your AI chat backend for sats.
+# Paths are relative to this file. `arkgate config check` says what is wrong or missing;
+# `arkgate serve` starts the gateway.
+
+[gateway]
+listen = "127.0.0.1:8402"            # put a TLS proxy such as nginx or Caddy before it
+operator_listen = "127.0.0.1:8403"   # metrics and health; keep it on loopback
+# public_url = "https://api.example.com"   # the address that payers use
+# trusted_proxies = ["127.0.0.1"]    # whose X-Forwarded-For counts
+# log_level = "info"                 # debug, info, warning, error
+
+[store]
+url = "sqlite:///arkgate.db"
+keys_file = "arkgate-keys.json"      # made on the first start; back it up apart from the database
+# answers_kept_hours = 24            # how long a charged answer can be fetched again
+
+# The LND that makes the invoices. Its stock invoice.macaroon is enough; a narrower one:
+#   lncli bakemacaroon invoices:read invoices:write info:read
+[[nodes]]
+kind = "lnd"
+address = "127.0.0.1:10009"
+tls_cert_file = ""                   # e.g. "~/.lnd/tls.cert"
+macaroon_file = ""                   # e.g. "~/.lnd/data/chain/bitcoin/mainnet/invoice.macaroon"
+# tls_server_name = "localhost"      # a name in the certificate, where the address is not
+# network = "mainnet"                # refuse invoices of any other network
+# minimum_sats = 1                   # the smallest and largest invoice to ask the node for
+# maximum_sats = 1000000
+
+# Any OpenAI-compatible server: Ollama, vLLM, llama.cpp, or a provider.
+[backend]
+url = ""                             # e.g. "http://127.0.0.1:11434/v1"
+model = ""                           # e.g. "llama3.2"
+# api_key_file = "backend.key"       # or api_key = "…"
+# system_prompt = "Answer concisely."
+# model_label = "arkgate-chat-v1"    # the model's name in answers
+# max_tokens = 512
+# concurrency_max = 64               # more calls at once are answered 503 before anything is held
+# connect_timeout_seconds = 5
+# first_byte_timeout_seconds = 60
+# total_timeout_seconds = 120
+
+[[services]]
+name = "ai_chat"
+path = "/api/ai-chat"
+price_sats = 50
+calls_per_day = 5                    # a UTC day and account; 0 for any number
+
+# [l402]
+# challenge_calls = 1                # calls in one L402 challenge; clients refuse more than 1000 sats
+# invoice_expiry_seconds = 600
+# credential_days = 365
+# append_version_and_token = false   # the newest draft's parameters; some clients cannot read them
+
+# [sessions]
+# minimum_sats = 1
+# maximum_sats = 1000000
+# invoice_expiry_seconds = 86400
+
+# [limits]
+# challenges_per_minute_and_client = 60
+# challenges_per_minute = 1200
+# sessions_per_hour_and_client = 10
+# sessions_per_hour = 1000
+"""

@@ -1,0 +1,454 @@
+"""The settings: one TOML file, read once into frozen values, with every problem said in a sentence."""
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from arkgate.backend.chat import BackendSettings
+from arkgate.core.catalog import Catalog, Service
+from arkgate.core.money import Msat, sats, whole_sats
+from arkgate.core.pricing import bundle_for
+from arkgate.gateway.challenge import ChallengeTerms
+from arkgate.gateway.limits import Rate
+from arkgate.gateway.sessions import SessionTerms
+from arkgate.nodes import NODE_KINDS
+from arkgate.web.client import Network
+
+DEFAULT_FILE = "arkgate.toml"
+CLIENTS_PAY_AT_MOST_SATS = 1000
+NETWORKS = ("mainnet", "testnet", "signet", "regtest", "simnet")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
+_NODE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; one sentence for each problem."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener binds."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """A payment node: what it is, where it is, and what opens it."""
+
+    kind: str
+    name: str
+    number: int
+    address: str
+    tls_cert_file: Path
+    macaroon_file: Path
+    tls_server_name: str | None
+    network: str | None
+    minimum: Msat
+    maximum: Msat
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many unpaid challenges and sessions are made."""
+
+    challenges_client: Rate
+    challenges_all: Rate
+    sessions_client: Rate
+    sessions_all: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that an operator decides."""
+
+    file: Path
+    listen: Address
+    operator_listen: Address
+    public_url: str
+    trusted_proxies: tuple[Network, ...]
+    log_level: str
+    grace_seconds: float
+    store_url: str
+    keys_file: Path
+    nodes: tuple[NodeSettings, ...]
+    backend: BackendSettings
+    model_label: str
+    call_deadline_seconds: float
+    """How long a hold lives: the backend's total timeout and a margin to settle in."""
+    answers_kept_seconds: int
+    catalog: Catalog
+    challenge: ChallengeTerms
+    append_token: bool
+    sessions: SessionTerms
+    limits: Limits
+    warnings: tuple[str, ...] = field(default=())
+
+
+def load(path: Path) -> Settings:
+    """Reads the settings of a file. Raises SettingsError with all problems at once."""
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+        raise SettingsError([f"{path} cannot be read: {reason}. `arkgate init` writes one."]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path} is not valid TOML: {error}."]) from error
+    return _Reader(path, document).settings()
+
+
+class _Reader:
+    """Reads a document and collects what is wrong with it."""
+
+    def __init__(self, path: Path, document: Mapping[str, object]) -> None:
+        self._path = path.absolute()
+        self._problems: list[str] = []
+        self._document = _Table("", document, self._problems, self._path.parent)
+
+    def settings(self) -> Settings:
+        gateway = self._document.table("gateway")
+        backend = self._document.table("backend")
+        l402 = self._document.table("l402")
+        store = self._document.table("store")
+        listen = gateway.address("listen", "127.0.0.1:8402")
+        call_timeout = backend.number("total_timeout_seconds", 120, 1, 3600)
+        values = {
+            "file": self._path,
+            "listen": listen,
+            "operator_listen": gateway.address("operator_listen", "127.0.0.1:8403"),
+            "public_url": gateway.url("public_url", f"http://{listen.host}:{listen.port}").rstrip("/"),
+            "trusted_proxies": gateway.networks("trusted_proxies"),
+            "log_level": gateway.one_of("log_level", LOG_LEVELS, "info"),
+            "grace_seconds": gateway.number("grace_seconds", call_timeout + 10, 1, 3600),
+            "store_url": self._store_url(store),
+            "keys_file": store.path("keys_file", "arkgate-keys.json"),
+            "nodes": self._nodes(),
+            "model_label": backend.text("model_label", "arkgate-chat-v1"),
+            "call_deadline_seconds": call_timeout + backend.number("hold_margin_seconds", 60, 5, 3600),
+            "backend": self._backend(backend, call_timeout),
+            "answers_kept_seconds": int(store.number("answers_kept_hours", 24, 24, 24 * 365) * 3600),
+            "catalog": self._catalog(),
+            "challenge": self._challenge(l402),
+            "append_token": l402.flag("append_version_and_token", default=False),
+            "sessions": self._sessions(),
+            "limits": self._limits(),
+        }
+        for table in (gateway, backend, l402, store, self._document):
+            table.refuse_unknown()
+        if self._problems:
+            raise SettingsError(self._problems)
+        return _with_warnings(Settings(**values))  # type: ignore[arg-type]  # each value was read as its field's type
+
+    def _store_url(self, store: "_Table") -> str:
+        url = store.text("url", "sqlite:///arkgate.db")
+        if not url.startswith("sqlite:///"):
+            self._problems.append('[store] url must look like "sqlite:///arkgate.db".')
+            return url
+        return f"sqlite:///{(self._path.parent / url.removeprefix('sqlite:///')).absolute()}"
+
+    def _nodes(self) -> tuple[NodeSettings, ...]:
+        tables = self._document.tables("nodes")
+        if not tables:
+            self._problems.append("There is no [[nodes]] entry: name the LND that makes the invoices.")
+        if len(tables) > 1:
+            self._problems.append("[[nodes]] may have one entry in this version.")
+        return tuple(self._node(number, table) for number, table in enumerate(tables))
+
+    def _node(self, position: int, table: "_Table") -> NodeSettings:
+        node = NodeSettings(
+            kind=table.one_of("kind", tuple(NODE_KINDS), "lnd"),
+            name=table.matching("name", _NODE_NAME, "lnd"),
+            number=int(table.number("number", position, 0, 0xFFFF)),
+            address=table.text("address"),
+            tls_cert_file=table.file("tls_cert_file"),
+            macaroon_file=table.file("macaroon_file"),
+            tls_server_name=table.text("tls_server_name", "") or None,
+            network=table.one_of("network", (*NETWORKS, ""), "") or None,
+            minimum=sats(int(table.number("minimum_sats", 1, 1, 1_000_000))),
+            maximum=sats(int(table.number("maximum_sats", 1_000_000, 1, 100_000_000))),
+        )
+        if node.address and not re.fullmatch(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", node.address):
+            self._problems.append(f"{table.where} address must be host:port, like 127.0.0.1:10009.")
+        table.refuse_unknown()
+        return node
+
+    def _backend(self, table: "_Table", total_timeout: float) -> BackendSettings | None:
+        key = table.secret("api_key")
+        try:
+            return BackendSettings(
+                url=table.text("url").rstrip("/"),
+                model=table.text("model"),
+                api_key=key,
+                system_prompt=table.text("system_prompt", "") or None,
+                connect_timeout_seconds=table.number("connect_timeout_seconds", 5, 0.1, 60),
+                first_byte_timeout_seconds=table.number("first_byte_timeout_seconds", 60, 0.1, 3600),
+                idle_timeout_seconds=table.number("idle_timeout_seconds", 30, 0.1, 3600),
+                total_timeout_seconds=total_timeout,
+                answer_bytes_max=int(table.number("answer_bytes_max", 1024 * 1024, 1024, 64 * 1024 * 1024)),
+                concurrency_max=int(table.number("concurrency_max", 64, 1, 10_000)),
+                max_tokens=int(table.number("max_tokens", 0, 0, 10_000_000)) or None,
+                ca_file=str(table.file("ca_file", required=False) or "") or None,
+            )
+        except ValueError as error:
+            if "url" in table.given:
+                self._problems.append(f"[backend] {error}.")
+            return None
+
+    def _catalog(self) -> Catalog:
+        tables = self._document.tables("services") or [
+            _Table("[[services]]", {}, self._problems, self._path.parent)
+        ]
+        if len(tables) > 1:
+            self._problems.append("[[services]] may have one entry in this version: the AI chat.")
+        services = tuple(self._service(table) for table in tables)
+        try:
+            return Catalog(services)
+        except ValueError as error:
+            self._problems.append(f"[[services]]: {error}.")
+            return Catalog(services[:1])
+
+    def _service(self, table: "_Table") -> Service:
+        service = Service(
+            name=table.matching("name", _SERVICE_NAME, "ai_chat"),
+            method="POST",
+            path=table.text("path", "/api/ai-chat"),
+            price=sats(int(table.number("price_sats", 50, 1, 1_000_000))),
+            calls_per_day=int(table.number("calls_per_day", 5, 0, 1_000_000_000)) or None,
+            description=table.text("description", "AI chat: a prompt or a conversation in, one answer out."),
+        )
+        if not re.fullmatch(r"/[A-Za-z0-9._/-]+", service.path) or service.path.startswith(
+            ("/v1/", "/health")
+        ):
+            self._problems.append(f"{table.where} path must be like /api/ai-chat, not under /v1/ or /health.")
+        table.refuse_unknown()
+        return service
+
+    def _challenge(self, table: "_Table") -> ChallengeTerms:
+        return ChallengeTerms(
+            calls=int(table.number("challenge_calls", 1, 1, 100_000)),
+            expiry_seconds=int(table.number("invoice_expiry_seconds", 600, 60, 86_400)),
+            credential_days=int(table.number("credential_days", 365, 1, 3650)),
+        )
+
+    def _sessions(self) -> SessionTerms:
+        table = self._document.table("sessions")
+        terms = SessionTerms(
+            minimum=sats(int(table.number("minimum_sats", 1, 1, 100_000_000))),
+            maximum=sats(int(table.number("maximum_sats", 1_000_000, 1, 100_000_000))),
+            expiry_seconds=int(table.number("invoice_expiry_seconds", 86_400, 60, 30 * 86_400)),
+        )
+        if terms.minimum > terms.maximum:
+            self._problems.append("[sessions] minimum_sats is above maximum_sats.")
+        table.refuse_unknown()
+        return terms
+
+    def _limits(self) -> Limits:
+        table = self._document.table("limits")
+
+        def rate(name: str, default: int, seconds: float) -> Rate:
+            return Rate(int(table.number(name, default, 1, 1_000_000_000)), seconds)
+
+        limits = Limits(
+            challenges_client=rate("challenges_per_minute_and_client", 60, 60),
+            challenges_all=rate("challenges_per_minute", 1200, 60),
+            sessions_client=rate("sessions_per_hour_and_client", 10, 3600),
+            sessions_all=rate("sessions_per_hour", 1000, 3600),
+        )
+        table.refuse_unknown()
+        return limits
+
+
+class _Missing:
+    """Stands for a default that is not there."""
+
+
+_REQUIRED: Final = _Missing()
+
+
+class _Table:
+    """One table of the document; notes what is wrong, and gives a harmless value in its place."""
+
+    def __init__(self, where: str, values: Mapping[str, object], problems: list[str], base: Path) -> None:
+        self.where = where
+        self.given = values
+        self._known: set[str] = set()
+        self._problems = problems
+        self._base = base
+
+    def _value(self, name: str) -> object | None:
+        self._known.add(name)
+        return self.given.get(name)
+
+    def _wrong(self, name: str, must: str) -> None:
+        self._problems.append(f"{self.where} {name} {must}.".strip())
+
+    def table(self, name: str) -> "_Table":
+        value = self._value(name)
+        if value is not None and not isinstance(value, dict):
+            self._wrong(name, "must be a table: write [" + name + "]")
+            value = None
+        return _Table(f"[{name}]", value or {}, self._problems, self._base)
+
+    def tables(self, name: str) -> list["_Table"]:
+        value = self._value(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            self._wrong(name, f"must be a list of tables: write [[{name}]]")
+            return []
+        many = len(value) > 1
+        return [
+            _Table(
+                f"[[{name}]] number {number + 1}" if many else f"[[{name}]]",
+                entry,
+                self._problems,
+                self._base,
+            )
+            for number, entry in enumerate(value)
+        ]
+
+    def text(self, name: str, default: "str | _Missing" = _REQUIRED) -> str:
+        value = self._value(name)
+        if value is None:
+            if isinstance(default, _Missing):
+                self._wrong(name, "is missing")
+                return ""
+            return default
+        if not isinstance(value, str) or (isinstance(default, _Missing) and not value.strip()):
+            self._wrong(name, "must be a text in quotes, and not empty")
+            return ""
+        return value
+
+    def matching(self, name: str, pattern: re.Pattern[str], default: str) -> str:
+        value = self.text(name, default)
+        if not pattern.match(value):
+            self._wrong(name, "must be lower-case letters, digits and underscores, beginning with a letter")
+        return value
+
+    def one_of(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.text(name, default)
+        if value not in choices:
+            self._wrong(name, "must be one of " + ", ".join(choice for choice in choices if choice))
+            return default
+        return value
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        value = self._value(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self._wrong(name, "must be true or false")
+            return default
+        return value
+
+    def number(self, name: str, default: float, minimum: float, maximum: float) -> float:
+        value = self._value(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            self._wrong(name, "must be a number")
+            return default
+        if not minimum <= value <= maximum or (isinstance(minimum, int) and value != int(value)):
+            self._wrong(name, f"must be a number between {minimum} and {maximum}")
+            return default
+        return value
+
+    def path(self, name: str, default: str) -> Path:
+        return (self._base / Path(self.text(name, default)).expanduser()).absolute()
+
+    def file(self, name: str, *, required: bool = True) -> Path:
+        text = self.text(name) if required else self.text(name, "")
+        if not text:
+            return Path()
+        path = (self._base / Path(text).expanduser()).absolute()
+        try:
+            if not path.read_bytes():
+                self._wrong(name, f"names {path}, which is empty")
+        except OSError as error:
+            self._wrong(name, f"names {path}, which cannot be read: {error.strerror}")
+        return path
+
+    def secret(self, name: str) -> str | None:
+        """A secret that stands here or in the file that `<name>_file` names."""
+        direct = self.text(name, "")
+        file = self.file(f"{name}_file", required=False)
+        if direct and file != Path():
+            self._wrong(name, f"and {name}_file are both given: keep one")
+        if file != Path() and file.is_file():
+            return file.read_text().strip() or None
+        return direct or None
+
+    def address(self, name: str, default: str) -> Address:
+        text = self.text(name, default)
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or not 0 <= int(port) <= 0xFFFF:
+            self._wrong(name, "must be host:port, like 127.0.0.1:8402")
+            return Address("127.0.0.1", 0)
+        return Address(host.strip("[]"), int(port))
+
+    def url(self, name: str, default: str) -> str:
+        text = self.text(name, default)
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+            self._wrong(name, "must be the address that payers use, like https://api.example.com")
+        return text
+
+    def networks(self, name: str) -> tuple[Network, ...]:
+        value = self._value(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            self._wrong(name, 'must be a list, like ["127.0.0.1", "10.0.0.0/8"]')
+            return ()
+        found = []
+        for entry in value:
+            try:
+                found.append(ipaddress.ip_network(str(entry)))
+            except ValueError:
+                self._wrong(name, f"holds {entry!r}, which is not an address or a network")
+        return tuple(found)
+
+    def refuse_unknown(self) -> None:
+        for name in self.given:
+            if name not in self._known:
+                near = difflib.get_close_matches(name, self._known, 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                self._wrong(name, f"is not a setting{hint}")
+
+
+def _with_warnings(settings: Settings) -> Settings:
+    """The settings, with what is allowed and unwise said beside them."""
+    warnings = []
+    for service in settings.catalog:
+        bundle = bundle_for(
+            service.quote(), calls=settings.challenge.calls, minimum=max(n.minimum for n in settings.nodes)
+        )
+        amount = whole_sats(bundle.amount)
+        if amount > CLIENTS_PAY_AT_MOST_SATS:
+            warnings.append(
+                f"A challenge for {service.path} asks for {amount} sats: L402 clients refuse more than "
+                f"{CLIENTS_PAY_AT_MOST_SATS} by default. Lower price_sats or challenge_calls."
+            )
+        if service.calls_per_day is not None and bundle.calls > service.calls_per_day:
+            warnings.append(
+                f"A challenge for {service.path} sells {bundle.calls} calls and one day allows "
+                f"{service.calls_per_day}: payers wait for the rest."
+            )
+    host = urlsplit(settings.public_url).hostname or ""
+    if settings.public_url.startswith("http://") and not host.startswith(("127.", "localhost")):
+        warnings.append("public_url is plain http: credentials are money and must travel over https.")
+    if settings.operator_listen.host not in ("127.0.0.1", "::1", "localhost"):
+        warnings.append("operator_listen is not on loopback: whoever reaches it reads the metrics.")
+    return replace(settings, warnings=tuple(warnings))

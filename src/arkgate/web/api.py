@@ -1,0 +1,407 @@
+"""The public routes: turns HTTP into the gateway's requests, and its replies into HTTP."""
+
+import csv
+import io
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Scope
+
+from arkgate.core.catalog import Catalog, Service
+from arkgate.core.errors import AnswerGone, InvalidRequest, MethodNotAllowed, NotFound, RequestInFlight
+from arkgate.core.ledger import (
+    AccountRecord,
+    Answer,
+    CallRecord,
+    HoldState,
+    InvoiceRecord,
+    InvoiceState,
+    SessionRecord,
+    Standing,
+    StatementLine,
+)
+from arkgate.core.money import Msat, sats, whole_sats
+from arkgate.gateway.admit import Admission
+from arkgate.gateway.readiness import ReadinessCheck
+from arkgate.gateway.serve import Gateway, PaidRequest, Reply, replied
+from arkgate.gateway.sessions import Sessions
+from arkgate.l402.header import Presented, Token, read_credentials
+from arkgate.ports import Clock, Statements
+from arkgate.web.body import read_amount, read_chat
+from arkgate.web.client import ClientAddress
+from arkgate.web.guard import Arrival, read_body
+from arkgate.web.respond import json_response, raw_response, standing_headers, timestamp
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+HeaderMap = Mapping[bytes, bytes]
+NO_STORE = [(b"cache-control", b"no-store")]
+IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
+USAGE_LINES_MAX = 1000
+USAGE_LINES = 100
+
+
+class Api:
+    """The endpoints of the public listener."""
+
+    def __init__(
+        self,
+        *,
+        gateway: Gateway,
+        admission: Admission,
+        sessions: Sessions,
+        statements: Statements,
+        readiness: ReadinessCheck,
+        catalog: Catalog,
+        clock: Clock,
+        client_address: ClientAddress,
+        public_url: str,
+    ) -> None:
+        self._gateway = gateway
+        self._admission = admission
+        self._sessions = sessions
+        self._statements = statements
+        self._readiness = readiness
+        self._catalog = catalog
+        self._clock = clock
+        self._client_address = client_address
+        self._public_url = public_url
+
+    def routes(self) -> Router:
+        """The routes; refusals are raised through it, to be answered by the guard."""
+        priced = [
+            Route(service.path, self._priced(service), methods=["GET", "HEAD", "POST"])
+            for service in self._catalog
+        ]
+        free = [
+            Route("/v1/sessions", self.open_session, methods=["POST"]),
+            Route("/v1/sessions/{session_id}", self.session, methods=["GET"]),
+            Route("/v1/balance", self.balance, methods=["GET"]),
+            Route("/v1/topups", self.top_up, methods=["POST"]),
+            Route("/v1/tokens", self.token, methods=["POST"]),
+            Route("/v1/catalog", self.show_catalog, methods=["GET"]),
+            Route("/v1/usage", self.usage, methods=["GET"]),
+            Route("/v1/calls/{request_id}", self.call, methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/health/live", self.health, methods=["GET"]),
+            Route("/health/ready", self.ready, methods=["GET"]),
+        ]
+        return Router(routes=[*priced, *free], redirect_slashes=False)
+
+    def _priced(self, service: Service) -> Endpoint:
+        """The endpoint of a priced service."""
+
+        async def endpoint(request: Request) -> Response:
+            arrival, body, headers = await _read(request)
+            paid = self._paid_request(request, service, arrival, body, headers)
+            if request.method != service.method and paid.presented:
+                raise MethodNotAllowed(f"{service.path} answers to {service.method}.")
+            async with self._gateway.serve(paid) as reply:
+                return _reply_response(reply, service.path, arrival)
+
+        return endpoint
+
+    def _paid_request(
+        self, request: Request, service: Service, arrival: Arrival, body: bytes, headers: HeaderMap
+    ) -> PaidRequest:
+        probe = request.method != service.method or body.strip() in (b"", b"{}")
+        return PaidRequest(
+            service=service,
+            request_id=arrival.request_id,
+            presented=_presented(request),
+            body=body,
+            messages=read_chat(body, headers),
+            probe=probe,
+            client=self._client_address.of(request.scope),
+            idempotency_key=_idempotency_key(headers),
+        )
+
+    async def open_session(self, request: Request) -> Response:
+        """`POST /v1/sessions`: a token and an invoice for it."""
+        _, body, headers = await _read(request)
+        opened = await self._sessions.open(
+            _amount(body, headers), client=self._client_address.of(request.scope)
+        )
+        session = self._session_body(opened.session, balance_sats=0)
+        return json_response({"token": opened.token, **session}, status=201, headers=NO_STORE)
+
+    async def session(self, request: Request) -> Response:
+        """`GET /v1/sessions/{session_id}`: its status, without the token."""
+        session = await self._sessions.session(request.path_params["session_id"])
+        account = self._account(session.account_id)
+        balance_sats = whole_sats(account.balance.available)
+        return json_response(self._session_body(session, balance_sats=balance_sats), headers=NO_STORE)
+
+    def _session_body(self, session: SessionRecord, *, balance_sats: int) -> dict[str, object]:
+        invoice = session.invoice
+        return {
+            "session_id": session.session_id,
+            "funding": _funding(invoice),
+            "amount_sats": whole_sats(invoice.amount),
+            "balance_sats": balance_sats,
+            "status": _invoice_status(invoice, self._clock.now_ms()),
+            "expires_in": max(0, (invoice.expires_at_ms - self._clock.now_ms()) // 1000),
+            "expires_at": timestamp(invoice.expires_at_ms),
+            "status_url": f"{self._public_url}/v1/sessions/{session.session_id}",
+        }
+
+    async def top_up(self, request: Request) -> Response:
+        """`POST /v1/topups`: another invoice for the presented token or L402 account."""
+        _, body, headers = await _read(request)
+        admitted = await self._admission.require(_presented(request), whole=True)
+        invoice = await self._sessions.top_up(
+            admitted, _amount(body, headers), client=self._client_address.of(request.scope)
+        )
+        account = self._account(admitted.account_id)
+        return json_response(
+            {
+                "funding": _funding(invoice),
+                "amount_sats": whole_sats(invoice.amount),
+                "balance_sats": whole_sats(account.balance.available),
+                "status": _invoice_status(invoice, self._clock.now_ms()),
+                "expires_in": max(0, (invoice.expires_at_ms - self._clock.now_ms()) // 1000),
+                "expires_at": timestamp(invoice.expires_at_ms),
+            },
+            status=201,
+            headers=NO_STORE,
+        )
+
+    async def token(self, request: Request) -> Response:
+        """`POST /v1/tokens`: the `ak_` token of an L402 payment, the same one each time."""
+        admitted = await self._admission.require(_presented(request), whole=True)
+        token = await self._sessions.token(admitted)
+        account = self._account(admitted.account_id)
+        body = {
+            "token": token,
+            "balance_sats": whole_sats(account.balance.available),
+            "status": _status(account),
+        }
+        return json_response(body, headers=NO_STORE)
+
+    async def balance(self, request: Request) -> Response:
+        """`GET /v1/balance`: what an account has, holds and may still do today."""
+        presented = _presented(request)
+        admitted = await self._admission.require(presented)
+        account = self._account(admitted.account_id)
+        service = next(iter(self._catalog))
+        allowance = self._statements.allowance(account.account_id, service.name, service.calls_per_day)
+        token = next((one.text for one in presented if isinstance(one, Token)), None)
+        body = {
+            "token": token,
+            "balance_sats": whole_sats(account.balance.posted),
+            "available_sats": whole_sats(account.balance.available),
+            "held_sats": whole_sats(account.balance.held, asked_for=True),
+            "status": _status(account),
+            "price_sats": whole_sats(service.price, asked_for=True),
+            "calls_left_today": allowance.left,
+            "resets_at": timestamp(allowance.resets_at_ms),
+            "expires_at": None,
+        }
+        headers = [*NO_STORE, *standing_headers(Standing(account.balance, allowance))]
+        return json_response(body, headers=headers)
+
+    async def show_catalog(self, request: Request) -> Response:
+        """`GET /v1/catalog`: every priced endpoint."""
+        endpoints = [
+            {
+                "path": service.path,
+                "method": service.method,
+                "cost_sats": whole_sats(service.price, asked_for=True),
+                "calls_per_day": service.calls_per_day,
+                "description": service.description,
+            }
+            for service in self._catalog
+        ]
+        body = {
+            "endpoints": endpoints,
+            "session": {
+                "create": "POST /v1/sessions",
+                "balance": "GET /v1/balance",
+                "minimum_sats": whole_sats(self._sessions.minimum, asked_for=True),
+                "maximum_sats": whole_sats(self._sessions.maximum),
+            },
+            "auth": "Authorization: Bearer ak_… or Authorization: L402 <macaroon>:<preimage>",
+        }
+        return json_response(body)
+
+    async def usage(self, request: Request) -> Response:
+        """`GET /v1/usage`: the holder's statement, oldest first, as JSON or CSV."""
+        admitted = await self._admission.require(_presented(request), whole=True)
+        offset = _whole_number(request, "offset", default=0, maximum=10**9)
+        limit = _whole_number(request, "limit", default=USAGE_LINES, maximum=USAGE_LINES_MAX)
+        lines = await self._statements.statement(admitted.account_id, offset=offset, limit=limit + 1)
+        shown = lines[:limit]
+        if _wants_csv(request):
+            return raw_response(
+                _csv(shown), headers=[(b"content-type", b"text/csv; charset=utf-8"), *NO_STORE]
+            )
+        body = {
+            "lines": [_line(line) for line in shown],
+            "balance_sats": whole_sats(self._account(admitted.account_id).balance.posted),
+            "next_offset": offset + limit if len(lines) > limit else None,
+        }
+        return json_response(body, headers=NO_STORE)
+
+    async def call(self, request: Request) -> Response:
+        """`GET /v1/calls/{request_id}`: the stored answer of a charged call, to its own account."""
+        admitted = await self._admission.require(_presented(request))
+        record = await self._statements.call(admitted.account_id, request.path_params["request_id"])
+        if record is None:
+            raise NotFound("This account has made no call with that request id.")
+        service = self._catalog.named(record.service)
+        answer = _charged_answer(record)
+        account = self._account(admitted.account_id)
+        allowance = self._statements.allowance(account.account_id, service.name, service.calls_per_day)
+        reply = replied(answer, Standing(account.balance, allowance))
+        return _reply_response(reply, service.path, _arrival(request.scope))
+
+    def _account(self, account_id: str) -> AccountRecord:
+        account = self._statements.account(account_id)
+        if account is None:
+            raise NotFound("This credential's account does not exist here.")
+        return account
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health` and `/health/live`: the process answers."""
+        return json_response({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """`GET /health/ready`: every dependency with its state; 503 while one of them is not ready."""
+        readiness = await self._readiness.check()
+        body = {
+            "status": "ready" if readiness.ready else "not ready",
+            "dependencies": {
+                name: {"ready": health.ready, "state": health.state}
+                for name, health in readiness.dependencies.items()
+            },
+        }
+        headers = NO_STORE if readiness.ready else [*NO_STORE, (b"retry-after", b"5")]
+        return json_response(body, status=200 if readiness.ready else 503, headers=headers)
+
+
+async def _read(request: Request) -> tuple[Arrival, bytes, HeaderMap]:
+    body = await read_body(request.receive, request.scope)
+    return _arrival(request.scope), body, dict(request.scope["headers"])
+
+
+def _arrival(scope: Scope) -> Arrival:
+    arrival: Arrival = scope["state"]["arrival"]
+    return arrival
+
+
+def _presented(request: Request) -> tuple[Presented, ...]:
+    authorization, macaroon = [], []
+    for name, value in request.scope["headers"]:
+        if name == b"authorization":
+            authorization.append(value.decode("latin-1"))
+        elif name in (b"macaroon", b"grpc-metadata-macaroon"):
+            macaroon.append(value.decode("latin-1"))
+    return read_credentials(authorization, macaroon)
+
+
+def _idempotency_key(headers: HeaderMap) -> str | None:
+    key = headers.get(b"idempotency-key")
+    if key is None:
+        return None
+    text = key.decode("latin-1").strip()
+    if not text or len(text) > IDEMPOTENCY_KEY_CHARACTERS_MAX:
+        raise InvalidRequest(f"Idempotency-Key must have 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} characters.")
+    return text
+
+
+def _amount(body: bytes, headers: HeaderMap) -> Msat:
+    return sats(read_amount(body, headers))
+
+
+def _reply_response(reply: Reply, path: str, arrival: Arrival) -> Response:
+    """A charged answer as ArkAPI shapes it, with what it cost and what is left."""
+    balance = whole_sats(reply.standing.balance.available)
+    body = {
+        "success": True,
+        "data": orjson.Fragment(reply.data),
+        "cost_sats": whole_sats(reply.call_cost, asked_for=True),
+        "balance_remaining": balance,
+        "response_ms": arrival.elapsed_ms,
+        "endpoint": path,
+        "request_id": reply.request_id,
+        "cached": False,
+    }
+    headers = [
+        (b"x-cost-sats", str(whole_sats(reply.cost, asked_for=True)).encode()),
+        (b"cache-control", b"private, no-store"),
+        *standing_headers(reply.standing),
+    ]
+    if reply.replayed:
+        body["replayed"] = True
+        headers.append((b"idempotent-replayed", b"true"))
+    return json_response(body, headers=headers)
+
+
+def _charged_answer(record: CallRecord) -> Answer:
+    if record.answer is not None:
+        return record.answer
+    if record.state is HoldState.OPEN:
+        raise RequestInFlight("This call is still under way. Ask again in a second.", retry_after_seconds=1)
+    if record.state is HoldState.RELEASED:
+        raise NotFound(
+            f"This call failed ({record.reason}) and was refunded; it has no answer.",
+            code="call_refunded",
+            fields={"refunded": True},
+        )
+    raise AnswerGone("This call was charged and its stored answer is past its time.")
+
+
+def _funding(invoice: InvoiceRecord) -> dict[str, object]:
+    return {"lightning_invoice": invoice.payment_request, "payment_hash": invoice.payment_hash.hex()}
+
+
+def _invoice_status(invoice: InvoiceRecord, now_ms: int) -> str:
+    if invoice.state is InvoiceState.SETTLED:
+        return "active"
+    if invoice.state is InvoiceState.OPEN and now_ms < invoice.expires_at_ms:
+        return "awaiting_payment"
+    return "cancelled" if invoice.state is InvoiceState.CANCELLED else "expired"
+
+
+def _status(account: AccountRecord) -> str:
+    return "active" if account.funded else "awaiting_payment"
+
+
+def _line(line: StatementLine) -> dict[str, object]:
+    return {
+        "at": timestamp(line.at_ms),
+        "kind": line.kind,
+        "amount_sats": line.amount / 1000 if line.amount % 1000 else line.amount // 1000,
+        "balance_sats": line.balance / 1000 if line.balance % 1000 else line.balance // 1000,
+        "reference": line.reference,
+        "detail": line.detail,
+    }
+
+
+def _csv(lines: Sequence[StatementLine]) -> bytes:
+    text = io.StringIO()
+    rows = [_line(line) for line in lines]
+    writer = csv.DictWriter(
+        text, ["at", "kind", "amount_sats", "balance_sats", "reference", "detail"], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _wants_csv(request: Request) -> bool:
+    wanted = request.query_params.get("format")
+    if wanted not in (None, "json", "csv"):
+        raise InvalidRequest("format must be json or csv.")
+    return wanted == "csv" or (wanted is None and request.headers.get("accept", "").startswith("text/csv"))
+
+
+def _whole_number(request: Request, name: str, *, default: int, maximum: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > 10 or int(text) > maximum:
+        raise InvalidRequest(f"{name} must be a whole number up to {maximum}.")
+    return int(text)

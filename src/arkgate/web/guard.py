@@ -1,0 +1,156 @@
+"""The outermost ASGI layer: request id, common headers, preflights, and one place that answers refusals."""
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from arkgate.core.errors import InternalError, MethodNotAllowed, NotFound, PayloadTooLarge, Refusal
+from arkgate.web.errors import refusal_response
+from arkgate.web.respond import raw_response
+
+log = structlog.get_logger()
+BODY_BYTES_MAX = 1024 * 1024
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
+_EXPOSED = (
+    b"WWW-Authenticate, X-Request-Id, X-Cost-Sats, X-Balance-Sats, X-Credit-Balance, X-RateLimit-Limit, "
+    b"X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, X-Should-Retry, X-Cache, Idempotent-Replayed"
+)
+_ALLOWED = (
+    b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Accept-Authenticate, Grpc-Metadata-Macaroon"
+)
+COMMON_HEADERS: Final = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", _EXPOSED),
+    (b"x-content-type-options", b"nosniff"),
+)
+PREFLIGHT_HEADERS: Final = (
+    (b"access-control-allow-methods", b"GET, HEAD, POST, OPTIONS"),
+    (
+        b"access-control-allow-headers",
+        _ALLOWED,
+    ),
+    (b"access-control-max-age", b"86400"),
+)
+
+
+@dataclass(slots=True)
+class Arrival:
+    """What the guard knows of a request; endpoints find it under `scope["state"]["arrival"]`."""
+
+    request_id: str
+    chosen_by_caller: bool
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Milliseconds since the request arrived, rounded."""
+        return round((time.perf_counter() - self.started) * 1000)
+
+
+class Guard:
+    """Wraps the public application. Plain ASGI, because everything here is on the paid path."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        public_url: str,
+        answered: Callable[[int], None],
+        append_token: bool = False,
+    ) -> None:
+        self._app = app
+        self._answered = answered
+        self._public_url = public_url
+        self._append_token = append_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one HTTP request; other scopes are not served."""
+        if scope["type"] != "http":
+            return
+        arrival = _arrival(scope)
+        scope.setdefault("state", {})["arrival"] = arrival
+        scope["app"] = self._app  # the router raises its 404 and 405 only inside an application
+        request_id_header = (b"x-request-id", arrival.request_id.encode())
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self._answered(message["status"])
+                message["headers"] = [*message["headers"], request_id_header, *COMMON_HEADERS]
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            await raw_response(b"", status=204, headers=PREFLIGHT_HEADERS)(scope, receive, send_with_headers)
+            return
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            refusal = _as_refusal(error, scope)
+            if started:
+                raise
+            response = refusal_response(
+                refusal,
+                request_id=arrival.request_id,
+                endpoint=scope["path"],
+                public_url=self._public_url,
+                response_ms=arrival.elapsed_ms,
+                append_token=self._append_token,
+            )
+            await response(scope, receive, send_with_headers)
+
+
+def _arrival(scope: Scope) -> Arrival:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.match(value):
+            return Arrival(value.decode(), chosen_by_caller=True)
+    return Arrival(secrets.token_hex(12), chosen_by_caller=False)
+
+
+def _as_refusal(error: Exception, scope: Scope) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, HTTPException):
+        path, method = scope["path"][:200], scope["method"]
+        if error.status_code == 404:
+            return NotFound(f"There is nothing at {path}. GET /v1/catalog lists what is on offer.")
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            return MethodNotAllowed(f"{path} does not answer to {method}; use {allowed}.")
+    log.exception("a request failed", path=scope["path"], method=scope["method"])
+    return InternalError(
+        "The gateway failed. Nothing was charged; the operator can find this request by its id."
+    )
+
+
+async def read_body(receive: Receive, scope: Scope, *, maximum: int = BODY_BYTES_MAX) -> bytes:
+    """The request's body. Raises PayloadTooLarge before more than `maximum` bytes are kept."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > maximum:
+            raise _too_large(maximum)
+        return body
+    chunks, size = [body], len(body)
+    while message.get("more_body", False):
+        if size > maximum:
+            raise _too_large(maximum)
+        message = await receive()
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        chunks.append(chunk)
+    if size > maximum:
+        raise _too_large(maximum)
+    return b"".join(chunks)
+
+
+def _too_large(maximum: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {maximum} bytes.")

@@ -1,0 +1,48 @@
+"""Builds responses: JSON by orjson, raw header lists, times and amounts as the contract spells them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import orjson
+from starlette.responses import Response
+
+from arkgate.core.ledger import Standing
+from arkgate.core.money import whole_sats
+
+Headers = list[tuple[bytes, bytes]]
+JSON_TYPE = (b"content-type", b"application/json")
+
+
+def json_response(
+    body: object, *, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> Response:
+    """A JSON response; `headers` may name a header more than once, and their order is kept."""
+    return raw_response(orjson.dumps(body), status=status, headers=[JSON_TYPE, *headers])
+
+
+def raw_response(
+    content: bytes, *, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> Response:
+    """A response with exactly these headers, and its length."""
+    response = Response(content, status_code=status)
+    response.raw_headers = [*headers, (b"content-length", str(len(content)).encode())]
+    return response
+
+
+def standing_headers(standing: Standing) -> Headers:
+    """The balance and the day's allowance, as every metered answer carries them."""
+    balance = str(whole_sats(standing.balance.available)).encode()
+    headers = [(b"x-balance-sats", balance), (b"x-credit-balance", balance)]
+    allowance = standing.allowance
+    if allowance.limit is not None:
+        headers += [
+            (b"x-ratelimit-limit", str(allowance.limit).encode()),
+            (b"x-ratelimit-remaining", str(allowance.left).encode()),
+            (b"x-ratelimit-reset", str(allowance.resets_at_ms // 1000).encode()),
+        ]
+    return headers
+
+
+def timestamp(unix_ms: int) -> str:
+    """A moment as RFC 3339 in UTC, to the second."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
