@@ -7,11 +7,13 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+from coincurve import PrivateKey
 from l402_requests.wallets.lnd import LndWallet
 from simulated import Client, Invoice, client_of, refusal, run
 
 from arkgate._proto.lnd import lightning_pb2, router_pb2
 from arkgate.simulator import wallet
+from arkgate.simulator.payment_request import PaymentRequest, sign
 from arkgate.simulator.simulation import Simulation
 from arkgate.simulator.wallet import PaymentFailed
 
@@ -69,13 +71,21 @@ def test_what_cannot_be_paid_fails_as_with_lnd(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
-def test_a_payment_to_a_node_that_is_not_there_finds_no_route(tmp_path: Path) -> None:
+def test_a_payment_that_nobody_expects_fails(tmp_path: Path) -> None:
     async def story(simulation: Simulation, gate: Client) -> None:
-        added = await gate.add()
-        invoice = simulation.gate.peer.invoices.pop(added.r_hash)
-        simulation.gate.peer.hashes.clear()
-        with pytest.raises(PaymentFailed, match="INCORRECT_PAYMENT_DETAILS"):
-            await simulation.pay(invoice.payment_request)
+        wish = PaymentRequest(
+            payment_hash=b"h" * 32,
+            payment_secret=b"s" * 32,
+            amount_msat=1_000,
+            description="",
+            created_at=int(simulation.network.now()),
+            expiry_seconds=60,
+            cltv_expiry=80,
+        )
+        with pytest.raises(PaymentFailed, match="FAILURE_REASON_INCORRECT_PAYMENT_DETAILS"):
+            await simulation.pay(sign(wish, simulation.gate.peer.key))
+        with pytest.raises(PaymentFailed, match="FAILURE_REASON_NO_ROUTE"):
+            await simulation.pay(sign(wish, PrivateKey(b"k" * 32)))
 
     run(tmp_path, story)
 

@@ -47,6 +47,7 @@ class Peer:
         self.hashes = {row.payment_request: row.payment_hash for row in self.invoices.values()}
         self.add_index = max((row.add_index for row in self.invoices.values()), default=0)
         self.settle_index = max((row.settle_index for row in self.invoices.values()), default=0)
+        self.payments_begun = max((row.number for row in self.payments.values()), default=0)
         self.listeners: list[Listener] = []
 
     def invoice(self, payment_hash: bytes) -> InvoiceRow | None:
@@ -280,10 +281,11 @@ class Network:
             payee=request.payee,
             amount_msat=(amount_msat or request.amount_msat) + payer.habits.overpay_msat,
             created_at_ns=int(self.now() * 1e9),
-            number=len(payer.payments) + 1,
+            number=payer.payments_begun + 1,
         )
         self._records.save(payments=[payment])
         payer.payments[payment.payment_hash] = payment
+        payer.payments_begun = payment.number
         self._send(payer, payment)
         return payment
 

@@ -1,7 +1,7 @@
 """What the simulated nodes remember, as values, and the one SQLite file that outlives the process."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from operator import attrgetter
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from arkgate.simulator.payment_request import PaymentRequest
 
-BATCH_WRITES_MAX = 500
+BATCH_ROWS_MAX = 500
 
 
 class PaymentStatus(Enum):
@@ -104,7 +104,8 @@ class Records:
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._durable = durable
-        self._unwritten = 0
+        self._invoices: list[tuple[object, ...]] = []
+        self._payments: list[tuple[object, ...]] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
@@ -131,21 +132,28 @@ class Records:
         rows = self._database.execute("SELECT * FROM payments WHERE node = ? ORDER BY number", (node,))
         return [PaymentRow(*row) for row in rows]
 
-    def save(self, *, invoices: Iterable[InvoiceRow] = (), payments: Iterable[PaymentRow] = ()) -> None:
+    def save(self, *, invoices: Sequence[InvoiceRow] = (), payments: Sequence[PaymentRow] = ()) -> None:
         """Writes all of them or none."""
-        if not self._database.in_transaction:
+        self._invoices.extend(map(_values_of_invoice, invoices))
+        self._payments.extend(map(_values_of_payment, payments))
+        if self._durable or len(self._invoices) + len(self._payments) >= BATCH_ROWS_MAX:
+            self._write()
+
+    def _write(self) -> None:
+        try:
             self._database.execute("BEGIN IMMEDIATE")
-        for invoice in invoices:
-            self._database.execute(_INSERT_INVOICE, _values_of_invoice(invoice))
-        for payment in payments:
-            self._database.execute(_INSERT_PAYMENT, _values_of_payment(payment))
-        self._unwritten += 1
-        if self._durable or self._unwritten >= BATCH_WRITES_MAX:
+            self._database.executemany(_INSERT_INVOICE, self._invoices)
+            self._database.executemany(_INSERT_PAYMENT, self._payments)
             self._database.execute("COMMIT")
-            self._unwritten = 0
+        except sqlite3.Error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        finally:
+            self._invoices.clear()
+            self._payments.clear()
 
     def close(self) -> None:
         """Writes what is left."""
-        if self._database.in_transaction:
-            self._database.execute("COMMIT")
+        self._write()
         self._database.close()
