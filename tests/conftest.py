@@ -1,0 +1,36 @@
+"""What all tests share: how skips are judged, and which tests wait for a real node."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the tests that need a real node out, unless they are asked for with `-m node`."""
+    if "node" in str(config.option.markexpr):
+        return
+    node_tests = [item for item in items if item.get_closest_marker("node")]
+    if node_tests:
+        config.hook.pytest_deselected(items=node_tests)
+        items[:] = [item for item in items if not item.get_closest_marker("node")]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Lists what was skipped, so that nobody takes it for tested."""
+    for report in terminalreporter.stats.get("skipped", []):
+        terminalreporter.write_line(f"skipped: {report.nodeid}: {report.longrepr[-1]}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where skips count as failures (the gate), a run with skips fails."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if os.environ.get("ARKGATE_SKIPS_FAIL") and skipped and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def project() -> Path:
+    """The checkout's top folder."""
+    return Path(__file__).parent.parent

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Sees to the Debian packages that the tests need, then runs the tests: tests/setup.sh COMMAND…
+# As root it installs what is missing; otherwise it prints the line that does, and what needs them is skipped.
+set -euo pipefail
+
+needed=(curl:curl)
+missing=()
+for pair in "${needed[@]}"; do
+  command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"
+  else
+    echo "some tests are skipped; to run them: sudo apt-get install ${missing[*]}" >&2
+  fi
+fi
+exec "$@"

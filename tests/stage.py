@@ -1,0 +1,207 @@
+"""A stage for tests: the real gateway on real sockets and a real database, beside the simulation."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import uvloop
+
+from arkgate import app, settings
+from arkgate.core.ledger import Finding
+from arkgate.simulator.simulation import Simulation
+from arkgate.store.sqlite import open_sqlite_readonly
+from arkgate.web.protocol import ProtocolLimits, protocol_with
+from arkgate.web.server import Listener, bind, serve
+
+_Result = TypeVar("_Result")
+PROMPT = {"prompt": "How is Ark different from Lightning?"}
+MODEL = "simulated-chat"
+
+
+def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    """Runs a test's coroutine on the event loop that production uses."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+def write_settings(
+    path: Path,
+    simulation: Simulation,
+    *,
+    port: int,
+    operator_port: int,
+    extra: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes a configuration for the simulation; `extra` adds lines to tables, by the table's header."""
+    gate = simulation.gate
+    tables = {
+        "[gateway]": f'listen = "127.0.0.1:{port}"\noperator_listen = "127.0.0.1:{operator_port}"',
+        "[store]": "",
+        "[[nodes]]": (
+            f'name = "gate"\naddress = "{gate.address}"\nnetwork = "regtest"\n'
+            f'tls_cert_file = "{gate.credentials.tls_cert}"\n'
+            f'macaroon_file = "{gate.credentials.invoice_macaroon}"'
+        ),
+        "[backend]": f'url = "{simulation.chat.url}"\nmodel = "{MODEL}"',
+        "[[services]]": "",
+        "[l402]": "",
+        "[sessions]": "",
+        "[limits]": "sessions_per_hour_and_client = 10000\nchallenges_per_minute_and_client = 10000\n"
+        "challenges_per_minute = 10000\nsessions_per_hour = 10000",
+    }
+    for header, lines in (extra or {}).items():
+        tables[header] = _overridden(tables[header], lines)
+    path.write_text("".join(f"{header}\n{lines}\n\n" for header, lines in tables.items()))
+    return path
+
+
+def _overridden(lines: str, extra: str) -> str:
+    """The lines of a table with those of `extra` in place of the same names."""
+    names = {line.partition("=")[0].strip() for line in extra.splitlines()}
+    kept = [line for line in lines.splitlines() if line.partition("=")[0].strip() not in names]
+    return "\n".join([*kept, *extra.splitlines()])
+
+
+@dataclass(slots=True)
+class Credential:
+    """A paid L402 credential."""
+
+    macaroon: str
+    preimage: str
+    invoice: str
+
+    @property
+    def header(self) -> dict[str, str]:
+        """Its Authorization header."""
+        return {"Authorization": f"L402 {self.macaroon}:{self.preimage}"}
+
+
+@dataclass(slots=True)
+class Stage:
+    """A running gateway with everything around it."""
+
+    directory: Path
+    simulation: Simulation
+    settings: settings.Settings
+    http: httpx.AsyncClient
+    app: app.App
+
+    @property
+    def url(self) -> str:
+        """The public address."""
+        return self.settings.public_url
+
+    @property
+    def operator_url(self) -> str:
+        """The operator's address."""
+        return f"http://127.0.0.1:{self.settings.operator_listen.port}"
+
+    @property
+    def database(self) -> Path:
+        """The books' file."""
+        return app.sqlite_path(self.settings)
+
+    async def chat(
+        self, headers: Mapping[str, str] | None = None, body: Mapping[str, object] | None = None
+    ) -> httpx.Response:
+        """`POST /api/ai-chat`."""
+        return await self.http.post("/api/ai-chat", json=body or PROMPT, headers=headers)
+
+    async def buy_credential(self, headers: Mapping[str, str] | None = None) -> Credential:
+        """Asks without paying (or with a used-up credential), pays the invoice, and gives the credential."""
+        challenge = (await self.chat(headers)).json()
+        paid = await self.simulation.pay(challenge["invoice"])
+        return Credential(challenge["macaroon"], paid.preimage.hex(), challenge["invoice"])
+
+    async def fund_token(self, amount_sats: int = 500) -> dict[str, str]:
+        """Opens a session, pays it, waits until it counts; gives the token's Authorization header."""
+        session = (await self.http.post("/v1/sessions", json={"amount_sats": amount_sats})).json()
+        await self.simulation.pay(session["funding"]["lightning_invoice"])
+        header = {"Authorization": f"Bearer {session['token']}"}
+
+        async def paid() -> bool:
+            return bool((await self.balance(header))["status"] == "active")
+
+        await eventually(paid)
+        return header
+
+    async def balance(self, header: Mapping[str, str]) -> dict[str, Any]:
+        """`GET /v1/balance`."""
+        body: dict[str, Any] = (await self.http.get("/v1/balance", headers=header)).json()
+        return body
+
+    async def verify(self) -> Sequence[Finding]:
+        """The invariants that fail, the ninth included; none when all is well."""
+        with open_sqlite_readonly(self.database, app.SystemClock()) as statements:
+            findings = [*await statements.verify()]
+            findings.append(await statements.verify_requests(self.simulation.chat.request_ids))
+        return [finding for finding in findings if not finding.holds]
+
+    async def metric(self, name: str) -> float:
+        """The sum of a metric's samples on the operator listener, over all its labels."""
+        text = (await self.http.get(f"{self.operator_url}/metrics")).text
+        found = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
+        return sum(float(value) for value in found)
+
+
+@contextlib.asynccontextmanager
+async def staged(
+    directory: Path,
+    *,
+    extra: Mapping[str, str] | None = None,
+    simulation: Simulation | None = None,
+    limits: ProtocolLimits | None = None,
+    before: Callable[[Simulation], Awaitable[None]] | None = None,
+) -> AsyncIterator[Stage]:
+    """Runs a gateway in `directory`; a second one there goes on with the first one's books.
+
+    `simulation` lets it outlive the gateway; `before` runs when the simulation is up and the gateway
+    is not.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        if simulation is None:
+            simulation = await stack.enter_async_context(
+                Simulation.running(
+                    data_dir=directory / "simulator", chat_models=(MODEL,), settle_delay_seconds=0.01
+                )
+            )
+        if before is not None:
+            await before(simulation)
+        public, operator = bind("127.0.0.1", 0), bind("127.0.0.1", 0)
+        file = write_settings(
+            directory / "arkgate.toml",
+            simulation,
+            port=public.getsockname()[1],
+            operator_port=operator.getsockname()[1],
+            extra=extra,
+        )
+        loaded = settings.load(file)
+        stop = asyncio.Event()
+        running = await stack.enter_async_context(app.running(loaded))
+        protocol = protocol_with(limits or ProtocolLimits())
+        serving = asyncio.create_task(
+            serve(
+                [Listener(running.public, public, protocol), Listener(running.operator, operator)],
+                stop=stop,
+                grace_seconds=5,
+            )
+        )
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=loaded.public_url, timeout=30))
+        try:
+            yield Stage(directory, simulation, loaded, http, running)
+        finally:
+            stop.set()
+            await serving
+
+
+async def eventually(fact: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Waits until a fact is true. Raises AssertionError after `seconds`."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await fact():
+        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
