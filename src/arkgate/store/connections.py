@@ -56,10 +56,15 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     return database
 
 
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write; it never waits for the writer, nor the writer for it."""
+def connect_reader(path: Path, *, with_checks: bool = False) -> sqlite3.Connection:
+    """A connection that cannot write; it never waits for the writer, nor the writer for it.
+
+    SQLite does not even read the CHECKs of a file that it opened read-only. `with_checks` opens it so
+    that `quick_check` sees them; statements still cannot write.
+    """
+    mode = "rw" if with_checks else "ro"
     database = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro",
+        f"{path.resolve().as_uri()}?mode={mode}",
         uri=True,
         timeout=BUSY_SECONDS,
         isolation_level=None,

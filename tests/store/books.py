@@ -1,0 +1,183 @@
+"""What the ledger's tests share: a clock set by hand, real books in a file, and short builders."""
+
+import asyncio
+import hashlib
+import itertools
+import sqlite3
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from arkgate.core.keys import Purpose, PurposeKind
+from arkgate.core.ledger import (
+    Answer,
+    Cursor,
+    Finding,
+    Funded,
+    InvoiceRecord,
+    InvoiceState,
+    Reservation,
+    SessionRecord,
+    Settlement,
+)
+from arkgate.core.money import Msat
+from arkgate.store.clock import DAY_MS
+from arkgate.store.sqlite import SqliteStore, open_sqlite
+
+T = TypeVar("T")
+PRICE = Msat(50_000)
+CHAT = "chat"
+NODE = "lnd"
+ALICE = "a1" * 16
+BOB = "b0" * 16
+NOON = 20_000 * DAY_MS + DAY_MS // 2
+_numbers = itertools.count(1)
+
+
+class ManualClock:
+    """Time that moves when a test says so."""
+
+    def __init__(self, at_ms: int = NOON) -> None:
+        self.at_ms = at_ms
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return self.at_ms
+
+    def pass_ms(self, milliseconds: int) -> None:
+        """Lets time pass, or steps the clock back."""
+        self.at_ms += milliseconds
+
+
+Story = Callable[[SqliteStore, ManualClock], Coroutine[Any, Any, None]]
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end on a loop of its own."""
+    return asyncio.run(coroutine)
+
+
+def in_books(story: Story) -> Callable[[Path], None]:
+    """A test in freshly opened books; whatever it did, every invariant holds afterwards."""
+
+    def test(tmp_path: Path) -> None:
+        async def whole() -> None:
+            clock = ManualClock()
+            async with open_sqlite(tmp_path / "ledger.db", clock) as store:
+                await story(store, clock)
+                findings = broken(await store.statements.verify())
+                assert not findings, findings
+
+        run(whole())
+
+    test.__name__ = story.__name__
+    test.__doc__ = story.__doc__
+    return test
+
+
+def broken(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings that say an invariant does not hold."""
+    return [finding for finding in findings if not finding.holds]
+
+
+def hash_of(word: str) -> bytes:
+    """A payment hash."""
+    return hashlib.sha256(word.encode()).digest()
+
+
+def settlement(payment_hash: bytes, amount: int = PRICE, *, node: str = NODE) -> Settlement:
+    """A payment as the node reports it."""
+    return Settlement(node, payment_hash, Msat(amount), memo="", settled_at_ms=NOON)
+
+
+def for_challenge(account_id: str) -> Purpose:
+    """What a verified L402 credential says of a payment."""
+    return Purpose(PurposeKind.CHALLENGE, account_id)
+
+
+async def pay(
+    store: SqliteStore, amount: int, account_id: str = ALICE, *, cursor: Cursor | None = None
+) -> Funded:
+    """A new payment into an account, which it opens."""
+    payment = settlement(hash_of(f"payment {next(_numbers)}"), amount)
+    return await store.ledger.fund(payment, for_challenge(account_id), cursor=cursor)
+
+
+def call(
+    call_id: str | None = None,
+    *,
+    account_id: str = ALICE,
+    price: int = PRICE,
+    calls_per_day: int | None = None,
+    request_id: str | None = None,
+    body: str = "hello",
+    key: str | None = None,
+    service: str = CHAT,
+    deadline_ms: int = NOON + 60_000,
+) -> Reservation:
+    """What `reserve` is asked for."""
+    number = next(_numbers)
+    call_id = call_id or f"{number:032x}"
+    return Reservation(
+        call_id=call_id,
+        account_id=account_id,
+        service=service,
+        price=Msat(price),
+        calls_per_day=calls_per_day,
+        deadline_ms=deadline_ms,
+        request_id=request_id or f"request-{call_id}",
+        request_hash=hash_of(f"{service} {body}"),
+        idempotency_key=None if key is None else hash_of(key),
+    )
+
+
+def answer_to(
+    asked: Reservation, *, text: str = "hi", kept_ms: int = DAY_MS, cost: int | None = None
+) -> Answer:
+    """The stored answer of a call, kept from NOON on."""
+    cost = asked.price if cost is None else cost
+    body = text.encode()
+    return Answer(asked.call_id, asked.request_id, 200, "application/json", body, Msat(cost), NOON + kept_ms)
+
+
+async def charge(store: SqliteStore, asked: Reservation, *, kept_ms: int = DAY_MS) -> Answer:
+    """Reserves a call and settles it with an answer."""
+    await store.ledger.reserve(asked)
+    answer = answer_to(asked, kept_ms=kept_ms)
+    await store.ledger.settle(asked.call_id, asked.price, answer)
+    return answer
+
+
+def invoice(
+    payment_hash: bytes, account_id: str = ALICE, *, purpose: str = "topup", amount: int = PRICE
+) -> InvoiceRecord:
+    """An open invoice of ours."""
+    return InvoiceRecord(
+        payment_hash=payment_hash,
+        account_id=account_id,
+        node=NODE,
+        purpose=purpose,
+        payment_request=f"lnbc{payment_hash.hex()}",
+        amount=Msat(amount),
+        state=InvoiceState.OPEN,
+        created_at_ms=NOON,
+        expires_at_ms=NOON + DAY_MS,
+    )
+
+
+def session(session_id: str, account_id: str = ALICE, *, amount: int = PRICE) -> SessionRecord:
+    """A funding request with its first invoice."""
+    first = invoice(hash_of(session_id), account_id, purpose="session", amount=amount)
+    return SessionRecord(session_id, account_id, first)
+
+
+def by_hand(path: Path, *statements: str) -> None:
+    """Changes a database as no verb would: without triggers, checks or foreign keys."""
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA foreign_keys = OFF")
+    database.execute("PRAGMA ignore_check_constraints = ON")
+    for verb in ("update", "delete"):
+        database.execute(f"DROP TRIGGER IF EXISTS transfer_no_{verb}")
+    for statement in statements:
+        database.execute(statement)
+    database.close()

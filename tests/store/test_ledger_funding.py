@@ -1,0 +1,239 @@
+"""Money comes in once, whoever reports it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from arkgate.core.ledger import Balance, Cursor, Funded, FundOutcome, InvoiceState
+from arkgate.core.money import Msat
+from arkgate.store.sqlite import SqliteStore, open_sqlite
+from tests.store.books import (
+    ALICE,
+    BOB,
+    NODE,
+    NOON,
+    PRICE,
+    ManualClock,
+    for_challenge,
+    hash_of,
+    in_books,
+    invoice,
+    pay,
+    run,
+    session,
+    settlement,
+)
+
+
+@in_books
+async def test_a_payment_hash_funds_once_under_64_concurrent_reports(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    reports = [store.ledger.fund(settlement(hash_of("p")), for_challenge(ALICE)) for _ in range(64)]
+
+    funded = await asyncio.gather(*reports)
+
+    outcomes = [answer.outcome for answer in funded]
+    assert outcomes.count(FundOutcome.APPLIED) == 1
+    assert outcomes.count(FundOutcome.REPLAYED) == 63
+    assert {answer.balance for answer in funded} == {Balance(PRICE, Msat(0))}
+
+
+@in_books
+async def test_a_payment_opens_the_account_it_is_for(store: SqliteStore, clock: ManualClock) -> None:
+    before = store.statements.account(ALICE)
+    funded = await store.ledger.fund(settlement(hash_of("p")), for_challenge(ALICE))
+
+    account = store.statements.account(ALICE)
+    assert before is None
+    assert funded == Funded(FundOutcome.APPLIED, ALICE, Balance(PRICE, Msat(0)))
+    assert account is not None
+    assert account.funded
+    assert account.token_key_version is None
+    assert store.statements.account_by_payment(hash_of("p")) == ALICE
+
+
+@in_books
+async def test_a_payment_of_no_known_purpose_credits_nothing_and_advances_the_cursor(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    funded = await store.ledger.fund(settlement(hash_of("x"), 0), None, cursor=Cursor(7, 5))
+
+    assert funded == Funded(FundOutcome.FOREIGN, None, None)
+    assert await store.statements.cursor(NODE) == Cursor(7, 5)
+    assert store.statements.account_by_payment(hash_of("x")) is None
+
+
+@in_books
+async def test_a_cursor_never_goes_back(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, PRICE, cursor=Cursor(10, 9))
+
+    await store.ledger.advance(NODE, Cursor(3, 20))
+    await pay(store, PRICE, cursor=Cursor(1, 1))
+
+    assert await store.statements.cursor(NODE) == Cursor(10, 20)
+    assert await store.statements.cursor("another") == Cursor(0, 0)
+
+
+@in_books
+async def test_our_own_invoice_outranks_the_tag(store: SqliteStore, clock: ManualClock) -> None:
+    await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=1)
+
+    funded = await store.ledger.fund(settlement(hash_of("s")), for_challenge(BOB))
+
+    assert funded.account_id == ALICE
+    assert store.statements.account(BOB) is None
+
+
+@in_books
+async def test_a_second_report_of_another_amount_credits_nothing(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=1)
+    await store.ledger.fund(settlement(hash_of("s"), 60_000), None)
+
+    again = await store.ledger.fund(settlement(hash_of("s"), 90_000), for_challenge(BOB))
+
+    found = await store.statements.session("s")
+    assert again == Funded(FundOutcome.REPLAYED, ALICE, Balance(Msat(60_000), Msat(0)))
+    assert found is not None
+    assert (found.invoice.state, found.invoice.amount_paid) == (InvoiceState.SETTLED, 60_000)
+
+
+@in_books
+async def test_a_cancelled_or_expired_invoice_still_credits_what_the_node_reports(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, PRICE)
+    for word, state in (("e", InvoiceState.EXPIRED), ("c", InvoiceState.CANCELLED)):
+        await store.ledger.add_invoice(invoice(hash_of(word)))
+        await store.ledger.mark_invoice(hash_of(word), state)
+
+    late = [await store.ledger.fund(settlement(hash_of(word)), None) for word in "ec"]
+
+    assert [funded.outcome for funded in late] == [FundOutcome.APPLIED, FundOutcome.APPLIED]
+    await store.ledger.mark_invoice(hash_of("e"), InvoiceState.EXPIRED)
+    assert await store.statements.invoices_to_look_up(NODE, limit=9, everything=True) == []
+
+
+@pytest.mark.parametrize("amount", [0, -1, 2**62])
+def test_an_amount_that_cannot_be_is_not_credited(tmp_path: Path, amount: int) -> None:
+    async def story() -> None:
+        async with open_sqlite(tmp_path / "l.db", ManualClock()) as store:
+            with pytest.raises(ValueError, match="lnd reports"):
+                await store.ledger.fund(
+                    settlement(hash_of("p"), amount), for_challenge(ALICE), cursor=Cursor(1, 1)
+                )
+
+            assert await store.statements.cursor(NODE) == Cursor(0, 0)
+            assert store.statements.account(ALICE) is None
+
+    run(story())
+
+
+@in_books
+async def test_a_purpose_for_a_shared_account_is_refused(store: SqliteStore, clock: ManualClock) -> None:
+    with pytest.raises(ValueError, match="not a customer"):
+        await store.ledger.fund(settlement(hash_of("p")), for_challenge("income:calls"))
+
+
+@in_books
+async def test_a_session_opens_once_and_its_token_finds_the_account(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    for _ in range(2):
+        await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=3)
+
+    account = store.statements.account(ALICE)
+    assert store.statements.account_by_token(b"d" * 32) == ALICE
+    assert store.statements.account_by_token(b"e" * 32) is None
+    assert await store.statements.session("s") == session("s")
+    assert await store.statements.session("t") is None
+    assert account is not None
+    assert (account.funded, account.token_key_version) == (False, 3)
+
+
+@in_books
+async def test_a_session_id_or_a_payment_hash_is_not_given_out_twice(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=1)
+
+    with pytest.raises(ValueError, match="given out"):
+        await store.ledger.open_session(session("s", BOB), token_digest=b"e" * 32, key_version=1)
+    with pytest.raises(ValueError, match="given out"):
+        await store.ledger.add_invoice(invoice(hash_of("s")))
+
+    assert store.statements.account(BOB) is None
+
+
+@in_books
+async def test_a_session_whose_payment_came_first_is_shown_as_paid(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    record = session("s")
+    paid_before = await store.ledger.fund(settlement(hash_of("s")), None)
+    await store.ledger.open_session(record, token_digest=b"d" * 32, key_version=1)
+    await store.ledger.fund(settlement(hash_of("s")), None)
+
+    found = await store.statements.session("s")
+
+    assert paid_before.outcome is FundOutcome.FOREIGN
+    assert found is not None
+    assert found.invoice.state is InvoiceState.SETTLED
+    assert found.invoice.payment_request == record.invoice.payment_request
+
+
+@in_books
+async def test_a_token_is_given_once(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, PRICE)
+
+    first = await store.ledger.set_token(ALICE, token_digest=b"1" * 32, key_version=1)
+    second = await store.ledger.set_token(ALICE, token_digest=b"2" * 32, key_version=2)
+
+    assert (first, second) == (1, 1)
+    assert store.statements.account_by_token(b"2" * 32) is None
+    with pytest.raises(LookupError):
+        await store.ledger.set_token(BOB, token_digest=b"3" * 32, key_version=1)
+
+
+@in_books
+async def test_a_top_up_needs_an_account(store: SqliteStore, clock: ManualClock) -> None:
+    with pytest.raises(LookupError):
+        await store.ledger.add_invoice(invoice(hash_of("i")))
+
+
+@in_books
+async def test_unpaid_invoices_are_looked_up_longest_due_first_until_told_otherwise(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    async def due(*, everything: bool = False) -> list[bytes]:
+        found = await store.statements.invoices_to_look_up(NODE, limit=9, everything=everything)
+        return [record.payment_hash for record in found]
+
+    one, two, three, four = (hash_of(word) for word in "1234")
+    await pay(store, PRICE)
+    for payment_hash in (one, two, three, four):
+        await store.ledger.add_invoice(invoice(payment_hash))
+    await store.ledger.mark_looked_up(one, NOON + 5)
+    await store.ledger.mark_looked_up(two, NOON - 5)
+    await store.ledger.mark_invoice(two, InvoiceState.EXPIRED)
+    await store.ledger.mark_looked_up(three, None)
+    await store.ledger.mark_invoice(four, InvoiceState.CANCELLED)
+
+    now, all_of_them = await due(), await due(everything=True)
+    clock.pass_ms(5)
+    later = await due()
+
+    assert now == [two]
+    assert all_of_them == [two, one]
+    assert later == [two, one]
+    assert await store.statements.invoices_to_look_up("other", limit=9, everything=True) == []
+
+
+@in_books
+async def test_an_invoice_is_not_marked_settled_or_open(store: SqliteStore, clock: ManualClock) -> None:
+    for state in (InvoiceState.SETTLED, InvoiceState.OPEN):
+        with pytest.raises(ValueError, match="not marked"):
+            await store.ledger.mark_invoice(hash_of("i"), state)

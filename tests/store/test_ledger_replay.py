@@ -1,0 +1,231 @@
+"""What was answered once is answered again, not bought again."""
+
+import asyncio
+from collections import Counter
+
+from arkgate.core.ledger import Reservation, Reserved, ReserveOutcome
+from arkgate.core.money import Msat
+from arkgate.store.clock import DAY_MS
+from arkgate.store.sqlite import SqliteStore
+from tests.store.books import (
+    ALICE,
+    BOB,
+    CHAT,
+    NOON,
+    PRICE,
+    ManualClock,
+    answer_to,
+    call,
+    charge,
+    in_books,
+    pay,
+)
+
+
+def foretold(store: SqliteStore, asked: Reservation) -> Reserved | None:
+    """What `Statements.replay` says of a reservation."""
+    return store.statements.replay(
+        asked.account_id, asked.service, asked.price, asked.request_hash, asked.idempotency_key
+    )
+
+
+async def both(store: SqliteStore, asked: Reservation) -> Reserved:
+    """What `reserve` says, having checked that `replay` said the same before."""
+    before = foretold(store, asked)
+    answer = await store.ledger.reserve(asked)
+    if answer.outcome in {
+        ReserveOutcome.ANSWERED,
+        ReserveOutcome.ANSWER_GONE,
+        ReserveOutcome.IN_FLIGHT,
+        ReserveOutcome.KEY_REUSED,
+    }:
+        assert before is not None
+        assert (before.outcome, before.answer) == (answer.outcome, answer.answer)
+        assert (before.balance, before.funded) == (answer.balance, answer.funded)
+        assert before.allowance.used == answer.allowance.used
+    else:
+        assert before is None
+    return answer
+
+
+@in_books
+async def test_an_idempotency_key_lives_from_flight_to_answer_to_gone(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, 9 * PRICE)
+    first = call(key="k", request_id="r")
+    taken = await both(store, first)
+
+    in_flight = await both(store, call(key="k", body="another"))
+    await store.ledger.settle(first.call_id, PRICE, answer_to(first, kept_ms=1000))
+    answered = await both(store, call(key="k", request_id="r"))
+    reused = await both(store, call(key="k", body="another"))
+    other_service = await both(store, call(key="k", service="images"))
+    clock.pass_ms(1000)
+    past_its_time = await both(store, call(key="k"))
+    pruned = await store.ledger.prune_answers(10)
+    gone = await both(store, call(key="k"))
+
+    assert taken.outcome is ReserveOutcome.RESERVED
+    assert in_flight.outcome is ReserveOutcome.IN_FLIGHT
+    assert answered.outcome is ReserveOutcome.ANSWERED
+    assert answered.answer == answer_to(first, kept_ms=1000)
+    assert reused.outcome is other_service.outcome is ReserveOutcome.KEY_REUSED
+    assert past_its_time.outcome is gone.outcome is ReserveOutcome.ANSWER_GONE
+    assert pruned == 1
+    assert gone.balance.available == 8 * PRICE
+
+
+@in_books
+async def test_a_release_or_a_sweep_frees_the_key(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, 9 * PRICE)
+    released, swept = call(key="k1"), call(key="k2")
+    await store.ledger.reserve(released)
+    await store.ledger.reserve(swept)
+
+    await store.ledger.release(released.call_id, "backend failed")
+    clock.pass_ms(60_001)
+    await store.ledger.sweep(10)
+    again = [await both(store, call(key=key, body="another")) for key in ("k1", "k2")]
+
+    assert {answer.outcome for answer in again} == {ReserveOutcome.RESERVED}
+    await store.ledger.sweep(10)
+
+
+@in_books
+async def test_a_key_is_its_accounts_own(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, PRICE)
+    await pay(store, PRICE, BOB)
+    await charge(store, call(key="k"))
+
+    answer = await both(store, call(key="k", account_id=BOB))
+
+    assert answer.outcome is ReserveOutcome.RESERVED
+
+
+@in_books
+async def test_one_of_many_concurrent_calls_under_a_key_is_held(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, 99 * PRICE)
+
+    answers = await asyncio.gather(*(store.ledger.reserve(call(key="k")) for _ in range(50)))
+
+    counted = Counter(answer.outcome for answer in answers)
+    assert counted == {ReserveOutcome.RESERVED: 1, ReserveOutcome.IN_FLIGHT: 49}
+
+
+@in_books
+async def test_a_key_outranks_the_limit_and_the_balance(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, PRICE)
+    first = call(key="k", calls_per_day=1)
+    await charge(store, first)
+
+    answer = await both(store, call(key="k", calls_per_day=1))
+
+    assert answer.outcome is ReserveOutcome.ANSWERED
+    assert answer.allowance.left == 0
+
+
+@in_books
+async def test_a_used_up_account_gets_its_last_answer_again(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, 2 * PRICE)
+    await charge(store, call(body="one"))
+    with_money_left = foretold(store, call(body="one"))
+    last = await charge(store, call(body="two"))
+
+    again = await both(store, call(body="two"))
+    earlier = await both(store, call(body="one"))
+    new = await both(store, call(body="three"))
+    with_a_key = await both(store, call(body="two", key="k"))
+
+    assert with_money_left is None
+    assert again.outcome is ReserveOutcome.ANSWERED
+    assert again.answer == last
+    assert earlier.outcome is new.outcome is with_a_key.outcome is ReserveOutcome.INSUFFICIENT
+
+
+@in_books
+async def test_an_account_at_its_limit_gets_its_last_answer_again(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, 9 * PRICE)
+    await charge(store, call(calls_per_day=1))
+
+    again = await both(store, call(calls_per_day=1))
+    other = await both(store, call(calls_per_day=1, body="another"))
+
+    assert again.outcome is ReserveOutcome.ANSWERED
+    assert other.outcome is ReserveOutcome.LIMIT_REACHED
+
+
+@in_books
+async def test_the_last_answer_is_the_services_own(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, 2 * PRICE)
+    await charge(store, call(body="one"))
+    await charge(store, call(body="one", service="images"))
+
+    chat = await both(store, call(body="one"))
+    images = await both(store, call(body="one", service="images"))
+
+    assert chat.outcome is images.outcome is ReserveOutcome.ANSWERED
+    assert chat.answer is not None
+    assert images.answer is not None
+    assert chat.answer.call_id != images.answer.call_id
+
+
+@in_books
+async def test_the_last_answer_is_not_given_after_its_time(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, PRICE)
+    await charge(store, call(), kept_ms=1000)
+
+    clock.pass_ms(1000)
+    answer = await both(store, call())
+
+    assert answer.outcome is ReserveOutcome.INSUFFICIENT
+
+
+@in_books
+async def test_the_last_settled_call_counts_whichever_day_it_was_held(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, 2 * PRICE)
+    late, midnight = call(body="late", deadline_ms=NOON + DAY_MS), NOON + DAY_MS // 2
+    await store.ledger.reserve(late)
+    clock.at_ms = midnight
+    await charge(store, call(body="early"))
+    await store.ledger.settle(late.call_id, PRICE, answer_to(late))
+
+    answer = await both(store, call(body="late"))
+
+    assert answer.outcome is ReserveOutcome.ANSWERED
+
+
+@in_books
+async def test_answers_are_pruned_in_small_batches_oldest_first(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, 9 * PRICE)
+    for number, kept_ms in enumerate((30, 10, 20, 40)):
+        await charge(store, call(request_id=f"r{number}"), kept_ms=kept_ms)
+    clock.pass_ms(30)
+
+    pruned = [await store.ledger.prune_answers(2) for _ in range(3)]
+
+    kept = await store.statements.call(ALICE, "r3")
+    forgotten = await store.statements.call(ALICE, "r1")
+    assert pruned == [2, 1, 0]
+    assert kept is not None
+    assert kept.answer is not None
+    assert forgotten is not None
+    assert forgotten.answer is None
+    assert forgotten.cost == PRICE
+
+
+@in_books
+async def test_nothing_is_replayed_to_a_stranger(store: SqliteStore, clock: ManualClock) -> None:
+    nobody = store.statements.replay(BOB, CHAT, Msat(1), b"h" * 32, None)
+    with_a_key = store.statements.replay(BOB, CHAT, Msat(1), b"h" * 32, b"k" * 32)
+
+    assert nobody is None
+    assert with_a_key is None
