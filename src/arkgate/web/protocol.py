@@ -12,15 +12,14 @@ import secrets
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import httptools
 import orjson
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-
-CHUNK_OVERHEAD_BYTES = 16
-"""What the framing of one piece of a chunked body may cost: `<length>CRLF … CRLF`."""
+from uvicorn.server import ServerState
 
 FRAMING_HEADERS = (b"host", b"content-length", b"transfer-encoding")
 """Headers of which a second one would let two readers see two different requests."""
@@ -87,17 +86,37 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
     small_read_bytes_max: ClassVar[int] = min(limits.head_bytes_max, limits.body_bytes_max)
     """What comes whole in a read of this size breaks no limit on sizes."""
 
-    # Instances overwrite these when something out of the ordinary happens.
-    _refusal: _RefusedRequest | None = None
-    _is_refusal_sent: bool = False
-    _is_small_read: bool = False
-    _deadline: asyncio.TimerHandle | None = None
-    _deadline_of: tuple[_Stage, HTTPScope | None] | None = None
-    _counted_of: tuple[_Stage, HTTPScope | None] | None = None
-    _body_bytes: int = 0
-    _framing_bytes: int = 0
-    _reads_count: int = 0
-    _write_deadline: asyncio.TimerHandle | None = None
+    # Slots, because with more than thirty names the attributes of uvicorn's class would become slower too.
+    __slots__ = (
+        "_barren_bytes",
+        "_body_bytes",
+        "_counted_of",
+        "_deadline",
+        "_deadline_of",
+        "_is_refusal_sent",
+        "_is_small_read",
+        "_refusal",
+        "_write_deadline",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """As uvicorn calls it."""
+        super().__init__(config, server_state, app_state, _loop)
+        self._refusal: _RefusedRequest | None = None
+        self._is_refusal_sent = False
+        self._is_small_read = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline_of: tuple[_Stage, HTTPScope | None] = (_Stage.WAITING, None)
+        self._counted_of: tuple[_Stage, HTTPScope | None] = (_Stage.WAITING, None)
+        self._body_bytes = 0
+        self._barren_bytes = 0
+        self._write_deadline: asyncio.TimerHandle | None = None
 
     # What the event loop calls.
 
@@ -221,13 +240,13 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
     ) -> None:
         stage = self._stage()
         if stage is _Stage.HEAD:
-            self._count(stage, framing_bytes=read_bytes, body_bytes=0)
+            self._count(stage, read_bytes, body_bytes=0)
         elif stage in (_Stage.BODY, _Stage.WHOLE):
             if self.cycle.response_complete:  # uvicorn throws the rest of its body away
                 body_bytes = read_bytes
             else:
                 body_bytes = len(self.cycle.body) - (buffered_bytes if self.cycle is cycle_before else 0)
-            self._count(_Stage.BODY, framing_bytes=read_bytes - body_bytes, body_bytes=body_bytes)
+            self._count(_Stage.BODY, read_bytes, body_bytes=body_bytes)
         if self._refusal is not None:
             return
         if stage is _Stage.WHOLE:
@@ -235,23 +254,22 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
         else:
             self._arm(stage)
 
-    def _count(self, stage: _Stage, *, framing_bytes: int, body_bytes: int) -> None:
-        """Adds one read to what came of this head or body.
+    def _count(self, stage: _Stage, read_bytes: int, *, body_bytes: int) -> None:
+        """Adds one read to what came of this head or body, and to what came since the body last grew.
 
-        The read in which it begins counts no framing, because other requests may be in it too; one read
-        is bounded by itself, and a head is measured exactly when it is complete.
+        The latter bounds heads, chunk extensions and trailers, which the parser keeps to itself until
+        they end. The read in which a head or body begins is left out, because other requests may be in
+        it too; one read is bounded by itself, and a head is measured exactly when it is complete.
         """
         counted_of = (stage, self.scope)
-        if self._counted_of is None or not _is_same(self._counted_of, counted_of):
+        if not _is_same(self._counted_of, counted_of):
             self._counted_of = counted_of
-            self._body_bytes = self._framing_bytes = self._reads_count = 0
-            framing_bytes = 0
+            self._body_bytes = self._barren_bytes = read_bytes = 0
         self._body_bytes += body_bytes
-        self._framing_bytes += framing_bytes
-        self._reads_count += 1
+        self._barren_bytes = 0 if body_bytes else self._barren_bytes + read_bytes
         if self._body_bytes > self.limits.body_bytes_max:
             self._refuse(_too_large(self.limits))
-        elif self._framing_bytes > self.limits.head_bytes_max + self._body_bytes * CHUNK_OVERHEAD_BYTES:
+        elif self._barren_bytes > self.limits.head_bytes_max:
             self._refuse(_head_too_large(self.limits))
 
     def _stop_after_upgrade(self) -> None:
@@ -267,7 +285,7 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
         """Starts the deadline of this stage, unless it runs already: more bytes do not extend it."""
         wanted = (stage, self.scope)
         if self._deadline is not None:
-            if self._deadline_of is not None and _is_same(self._deadline_of, wanted):
+            if _is_same(self._deadline_of, wanted):
                 return
             self._deadline.cancel()
         in_body = stage is _Stage.BODY
@@ -356,7 +374,7 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
 def protocol_with(limits: ProtocolLimits) -> type[ArkgateHttpProtocol]:
     """A protocol class with these limits; uvicorn makes the instances, so they cannot be arguments."""
     small_read_bytes_max = min(limits.head_bytes_max, limits.body_bytes_max)
-    members = {"limits": limits, "small_read_bytes_max": small_read_bytes_max}
+    members = {"__slots__": (), "limits": limits, "small_read_bytes_max": small_read_bytes_max}
     return type("ArkgateHttpProtocol", (ArkgateHttpProtocol,), members)
 
 
