@@ -227,7 +227,8 @@ class Statements(Protocol):
     ) -> Reserved | None:
         """What `reserve` would say where it says ANSWERED, ANSWER_GONE, IN_FLIGHT or KEY_REUSED; else None.
 
-        Quick enough for the event loop. `reserve` decides the same again, so a race costs nothing.
+        Whether the day's allowance is used up is told by the limit recorded with the earlier call. Quick
+        enough for the event loop. `reserve` decides the same again, so a race costs nothing.
         """
         ...
 
