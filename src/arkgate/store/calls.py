@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from arkgate.core.ledger import (
     INCOME_ACCOUNT,
@@ -156,7 +156,7 @@ def settle(
     hold = _hold(database, now_ms, call_id)
     if hold.state != "open":
         settled = hold.state == "settled"
-        return _resolved(now_ms, hold, SettleOutcome.REPLAYED if settled else SettleOutcome.RELEASED)
+        return _unchanged(now_ms, hold, SettleOutcome.REPLAYED if settled else SettleOutcome.RELEASED)
     if cost > hold.amount:
         raise ValueError(f"the cost {cost} msat of call {call_id} is over its hold of {hold.amount} msat")
     _one(database.execute(queries.SETTLE_HOLD, (cost, now_ms, call_id, cost)))
@@ -169,8 +169,8 @@ def settle(
         database.execute(queries.ADD_ANSWER, stored)
     today = (hold.account_id, hold.service, day_of(now_ms), call_id)
     database.execute(queries.NOTE_LAST_SETTLED, today)
-    after = replace(hold, posted=Msat(hold.posted - cost), held=Msat(hold.held - hold.amount))
-    return _resolved(now_ms, after, SettleOutcome.SETTLED)
+    balance = Balance(Msat(hold.posted - cost), Msat(hold.held - hold.amount))
+    return Resolved(SettleOutcome.SETTLED, balance, _today(now_ms, hold, hold.used_today))
 
 
 def release(database: sqlite3.Connection, now_ms: int, call_id: str, reason: str) -> Resolved:
@@ -178,13 +178,13 @@ def release(database: sqlite3.Connection, now_ms: int, call_id: str, reason: str
     hold = _hold(database, now_ms, call_id)
     if hold.state != "open":
         released = hold.state == "released"
-        return _resolved(now_ms, hold, ReleaseOutcome.REPLAYED if released else ReleaseOutcome.SETTLED)
+        return _unchanged(now_ms, hold, ReleaseOutcome.REPLAYED if released else ReleaseOutcome.SETTLED)
     _one(database.execute(queries.RELEASE_HOLD, (now_ms, reason, call_id)))
     _one(database.execute(queries.RESOLVE_IN_ACCOUNT, (0, hold.amount, hold.account_id, hold.amount)))
     _one(database.execute(queries.GIVE_BACK_ALLOWANCE, (hold.account_id, hold.service, hold.day)))
+    balance = Balance(hold.posted, Msat(hold.held - hold.amount))
     used = hold.used_today - (hold.day == day_of(now_ms))
-    after = replace(hold, held=Msat(hold.held - hold.amount), used_today=used)
-    return _resolved(now_ms, after, ReleaseOutcome.RELEASED)
+    return Resolved(ReleaseOutcome.RELEASED, balance, _today(now_ms, hold, used))
 
 
 def _hold(database: sqlite3.Connection, now_ms: int, call_id: str) -> _Hold:
@@ -194,9 +194,12 @@ def _hold(database: sqlite3.Connection, now_ms: int, call_id: str) -> _Hold:
     return _Hold(*row)
 
 
-def _resolved(now_ms: int, hold: _Hold, outcome: SettleOutcome | ReleaseOutcome) -> Resolved:
-    allowance = AllowanceState(hold.used_today, hold.calls_per_day, next_midnight_ms(now_ms))
-    return Resolved(outcome, Balance(hold.posted, hold.held), allowance)
+def _unchanged(now_ms: int, hold: _Hold, outcome: SettleOutcome | ReleaseOutcome) -> Resolved:
+    return Resolved(outcome, Balance(hold.posted, hold.held), _today(now_ms, hold, hold.used_today))
+
+
+def _today(now_ms: int, hold: _Hold, used: int) -> AllowanceState:
+    return AllowanceState(used, hold.calls_per_day, next_midnight_ms(now_ms))
 
 
 def allowance_of(

@@ -21,7 +21,10 @@ from arkgate.store.connections import unavailable
 
 T = TypeVar("T")
 Verb = Callable[[sqlite3.Connection, int], T]
-"""Reads and writes inside the transaction it is given, at the time it is given, and nothing else."""
+"""Reads and writes inside the transaction it is given, at the time it is given, and nothing else.
+
+It may be run twice, the first time undone.
+"""
 
 WAITING_MAX = 8192
 """Verbs that may wait; beyond it new ones are refused at once."""
@@ -114,10 +117,8 @@ class Writer:
         """Runs the jobs as one transaction: afterwards each has a durable result, or an error."""
         try:
             now_ms = self._clock.now_ms()
-            self._database.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                self._run_one(job, now_ms)
-            self._database.execute("COMMIT")
+            if not self._together(jobs, now_ms):
+                self._one_by_one(jobs, now_ms)
         except sqlite3.Error as exc:
             log.error("ledger not written", error=str(exc), verbs=len(jobs))
             self._fail(jobs, partial(unavailable, "The ledger cannot be written now", exc))
@@ -125,9 +126,32 @@ class Writer:
             log.error("ledger writer failed", error=repr(exc), verbs=len(jobs))
             self._fail(jobs, partial(InternalError, "The ledger's writer failed."))
 
+    def _together(self, jobs: Sequence[_Job], now_ms: int) -> bool:
+        """Hopes that no verb goes wrong, and saves the savepoints: 15 in 100 of a call's statements.
+
+        False when one did: then nothing has happened, and which one it was is found one by one.
+        """
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            for job in jobs:
+                job.result = job.verb(database, now_ms)
+        except Exception:  # noqa: BLE001 - it happens again one by one, and is raised there
+            self._roll_back()
+            return False
+        database.execute("COMMIT")
+        return True
+
+    def _one_by_one(self, jobs: Sequence[_Job], now_ms: int) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            self._run_one(job, now_ms)
+        self._database.execute("COMMIT")
+
     def _run_one(self, job: _Job, now_ms: int) -> None:
         """One verb in a savepoint: what it does wrong by itself is undone and harms no other."""
         database = self._database
+        job.result = None
         database.execute("SAVEPOINT verb")
         try:
             job.result = job.verb(database, now_ms)
@@ -147,10 +171,13 @@ class Writer:
         for job in jobs:
             job.error = error()  # one each: a raised exception collects its raiser's traceback
         try:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
+            self._roll_back()
         except sqlite3.Error as exc:
             log.error("ledger not rolled back", error=str(exc))
+
+    def _roll_back(self) -> None:
+        if self._database.in_transaction:  # a full disk may have ended the transaction already
+            self._database.execute("ROLLBACK")
 
     def _wake(self, jobs: Sequence[_Job]) -> None:
         try:
