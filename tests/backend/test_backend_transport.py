@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
-from backend_server import COMPLETION, BackendServer, Peer, always, http, serving
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,6 +19,7 @@ from arkgate.backend.chat import BackendSettings, ChatBackend
 from arkgate.backend.transport import PooledTransport, TransportLimits
 from arkgate.core.errors import UpstreamError
 from arkgate.ports import ChatMessage
+from tests.backend.backend_server import COMPLETION, BackendServer, Peer, always, http, serving
 
 
 def post(server: BackendServer, body: bytes = b"{}") -> httpx.Request:

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 import pytest
-from backend_server import COMPLETION, BackendServer, Behaviour, Peer, always, http, serving
 
 from arkgate.backend.breaker import Breaker
 from arkgate.backend.chat import BackendSettings, ChatBackend
@@ -22,6 +21,7 @@ from arkgate.core.errors import (
     UpstreamTimeout,
 )
 from arkgate.ports import Backend, ChatMessage, Completion
+from tests.backend.backend_server import COMPLETION, BackendServer, Behaviour, Peer, always, http, serving
 
 HELLO = (ChatMessage("user", "Hello?"),)
 KEY = "sk-canary-0123456789"
