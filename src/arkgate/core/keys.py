@@ -94,6 +94,8 @@ class Keyring:
             return None
         if not hmac.compare_digest(mac, self._derive(b"invoice tag", body, version)[:TAG_MAC_BYTES]):
             return None
+        if body[0] not in PurposeKind.__members__.values():  # written by a later version of this program
+            return None
         return Purpose(kind=PurposeKind(body[0]), account_id=body[3:].hex())
 
 
