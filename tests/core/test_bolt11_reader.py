@@ -1,0 +1,138 @@
+"""The BOLT11 reader, held against the bolt11 library, and against garbage."""
+
+import secrets
+
+import bolt11
+import pytest
+from bolt11 import Bolt11, MilliSatoshi, TagChar, Tags
+from coincurve import PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arkgate.core.invoice import DEFAULT_EXPIRY_SECONDS, NETWORKS, InvoiceError, read_bolt11
+from arkgate.simulator.payment_request import PaymentRequest, sign
+
+KEY = PrivateKey(b"\x11" * 32)
+AMOUNTS = (1, 10, 100, 999, 1000, 1001, 50_000, 100_000, 123_456_789, 10**8, 10**11, 21 * 10**11 + 7, 0)
+
+
+def signed(currency: str = "bcrt", *, amount_msat: int = 50_000, expiry_seconds: int = 600) -> str:
+    request = PaymentRequest(
+        payment_hash=secrets.token_bytes(32),
+        payment_secret=secrets.token_bytes(32),
+        amount_msat=amount_msat,
+        description="1 x /api/ai-chat",
+        created_at=1_700_000_000,
+        expiry_seconds=expiry_seconds,
+        cltv_expiry=80,
+        currency=currency,
+    )
+    return sign(request, KEY)
+
+
+def encoded(currency: str, *, amount_msat: int, expiry_seconds: int | None) -> str:
+    """An invoice that the library itself wrote."""
+    tags = Tags()
+    tags.add(TagChar.payment_hash, secrets.token_bytes(32).hex())
+    tags.add(TagChar.payment_secret, secrets.token_bytes(32).hex())
+    tags.add(TagChar.description, "a cup of coffee ☕")
+    if expiry_seconds is not None:
+        tags.add(TagChar.expire_time, expiry_seconds)
+    amount = MilliSatoshi(amount_msat) if amount_msat else None
+    invoice = Bolt11(currency=currency, date=1_600_000_000, tags=tags, amount_msat=amount)
+    return str(bolt11.encode(invoice, KEY.secret.hex()))
+
+
+def same(text: str) -> None:
+    """The reader and the library see the same invoice."""
+    ours, theirs = read_bolt11(text), bolt11.decode(text)
+    assert ours.network == NETWORKS[theirs.currency]
+    assert (ours.amount or 0) == (theirs.amount_msat or 0)
+    assert ours.payment_hash.hex() == theirs.payment_hash
+    assert ours.created_at == theirs.date
+    assert ours.expiry_seconds == (theirs.expiry or DEFAULT_EXPIRY_SECONDS)
+
+
+@pytest.mark.parametrize("amount_msat", AMOUNTS)
+@pytest.mark.parametrize("currency", ["bc", "tb", "tbs", "bcrt"])
+def test_an_invoice_says_what_the_library_reads_in_it(currency: str, amount_msat: int) -> None:
+    same(signed(currency, amount_msat=amount_msat))
+    same(encoded(currency, amount_msat=amount_msat, expiry_seconds=None))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 10**13), st.integers(1, 10**7))
+def test_any_amount_and_any_expiry_are_read(amount_msat: int, expiry_seconds: int) -> None:
+    same(signed(amount_msat=amount_msat, expiry_seconds=expiry_seconds))
+    same(encoded("bc", amount_msat=amount_msat, expiry_seconds=expiry_seconds))
+
+
+def test_an_invoice_in_upper_case_is_the_same_invoice() -> None:
+    text = signed()
+
+    assert read_bolt11(text.upper()) == read_bolt11(text)
+
+
+def test_simnet_has_a_name() -> None:
+    assert read_bolt11(signed("sb")).network == "simnet"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=300) | st.binary(max_size=300).map(lambda raw: raw.decode("latin-1")))
+def test_garbage_is_never_anything_but_an_invoice_error(text: str) -> None:
+    with pytest.raises(InvoiceError):
+        read_bolt11(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["lnbc", "lnbc1p", "lntbs20m", "lnbcrt500u", "lnbc9999999999999p", "lnbc0", "lnxx"]),
+    st.text("qpzry9x8gf2tvdw0s3jn54khce6mua7l1b", max_size=400),
+)
+def test_what_looks_like_an_invoice_is_read_or_is_an_invoice_error(head: str, data: str) -> None:
+    try:
+        read_bolt11(f"{head}1{data}")
+    except InvoiceError:
+        return
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.characters())
+def test_a_damaged_invoice_is_read_or_is_an_invoice_error(start: int, length: int, letter: str) -> None:
+    text = signed()
+    at = start % len(text)
+    for damaged in (text[:at], text[:at] + letter + text[at + 1 :], text[:at] + text[at + length % 200 :]):
+        try:
+            read_bolt11(damaged)
+        except InvoiceError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "head", ["lnbc0", "lnbc1p", "lnbc2500x", "lnbc-1u", "lnbc01u", "LNbc", "lnbc1.5u", "ln"]
+)
+def test_amounts_that_no_wallet_writes_are_refused(head: str) -> None:
+    data = signed("bc", amount_msat=0).removeprefix("lnbc")
+
+    with pytest.raises(InvoiceError):
+        read_bolt11(head + data)
+
+
+def test_an_invoice_without_a_payment_hash_is_refused() -> None:
+    text = encoded("bc", amount_msat=1000, expiry_seconds=None)
+    head, _, data = text.rpartition("1")
+    without = data[:7] + data[7 + 3 + 52 :]  # the payment hash comes first
+
+    with pytest.raises(InvoiceError, match="no payment hash"):
+        read_bolt11(f"{head}1{without}")
+
+
+def test_a_second_payment_hash_does_not_count() -> None:
+    text = encoded("bc", amount_msat=1000, expiry_seconds=None)
+    head, _, data = text.rpartition("1")
+    field = data[7 : 7 + 3 + 52]
+    other = field[:3] + "q" * 52
+    short = "pp" + "q" + "q" * 32  # a hash field of another length is skipped, as BOLT 11 asks
+
+    assert read_bolt11(f"{head}1{data[:7]}{field}{other}{data[7:]}") == read_bolt11(text)
+    assert read_bolt11(f"{head}1{data[:7]}{short}{data[7:]}") == read_bolt11(text)
