@@ -86,7 +86,7 @@ def _credential(text: str) -> Presented:
         return Unreadable("the credential has no preimage: send L402 <macaroon>:<preimage>")
     try:
         preimage, reencoded = _read_preimage(proof.strip())
-        macaroons = tuple(read(_from_base64(part.strip())) for part in encoded.split(",", MACAROONS_MAX))
+        macaroons = tuple(read(_from_base64(part.strip())) for part in encoded.split(",", MACAROONS_MAX - 1))
     except (MacaroonError, ValueError) as error:
         return Unreadable(str(error))
     return Credential(macaroons, preimage, text, reencoded)
