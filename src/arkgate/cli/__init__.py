@@ -1,17 +1,36 @@
 """The `arkgate` command: a registry of its subcommands."""
 
+from importlib import import_module
+
 import click
 
-from arkgate.cli.books import keys, ledger
-from arkgate.cli.demo import demo, simulator, wallet
-from arkgate.cli.operate import config, init, serve
+COMMANDS = {
+    "init": "operate",
+    "serve": "operate",
+    "config": "operate",
+    "ledger": "books",
+    "keys": "books",
+    "demo": "demo",
+    "simulator": "demo",
+    "wallet": "wallet",
+}
+"""The module of each command."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Imports a command's module when it is called: a wallet that pays needs no web server."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"arkgate.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="arkgate")
 def main() -> None:
     """A payment gateway that sells AI chat calls and other HTTP APIs for sats."""
-
-
-for command in (init, serve, config, ledger, keys, demo, simulator, wallet):
-    main.add_command(command)

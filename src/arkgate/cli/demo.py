@@ -1,22 +1,22 @@
-"""The demo, the simulator, and the wallet that pays from the simulated payer."""
+"""The demo, and the simulator that it runs beside the gateway."""
 
 import asyncio
 import contextlib
 import json
+import shlex
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import click
 
 from arkgate import app, settings
-from arkgate.cli.places import Ports, data_directory, demo_ports
-from arkgate.cli.running import run_until_stopped, set_up_logs, start_up_errors
-from arkgate.core.invoice import InvoiceError, read_bolt11
+from arkgate.cli.places import DATA_DIRECTORY, PLACES_FILE, Ports, data_directory, demo_ports
+from arkgate.cli.running import run_until_stopped, set_up_logs
+from arkgate.core.errors import StoreUnavailable
 from arkgate.simulator.simulation import Simulation
-from arkgate.simulator.wallet import PaymentFailed, pay
+from arkgate.store.lock import lock_path, writing_lock
 
-PLACES_FILE = "simulator.json"
 CHAT_LOG_FILE = "backend-requests.jsonl"
 CHAT_MODEL = "simulated-chat"
 
@@ -57,7 +57,7 @@ def simulator(*, batched: bool, presign: tuple[int, int, int] | None) -> None:
                 amount_msat, expiry_seconds, count = presign
                 simulated.gate.presign(amount_msat=amount_msat, expiry_seconds=expiry_seconds, count=count)
             config = write_config(directory, ports, simulated)
-            click.echo(f"simulating; start the gateway with: arkgate serve --config {_shown(config)}")
+            click.echo(f"simulating; start the gateway with: arkgate serve --config {_quoted(config)}")
             sys.stdout.flush()
             await stop.wait()
 
@@ -68,16 +68,20 @@ def simulator(*, batched: bool, presign: tuple[int, int, int] | None) -> None:
 async def simulation(directory: Path, ports: Ports, *, durable: bool = True) -> AsyncIterator[Simulation]:
     """The simulated nodes and backend, with their places written down for the wallet."""
     directory.mkdir(parents=True, exist_ok=True)
-    async with Simulation.running(
-        data_dir=directory / "simulator",
-        gate_port=ports.gate,
-        payer_port=ports.payer,
-        payer_rest_port=ports.payer_rest,
-        chat_port=ports.chat,
-        chat_log=directory / CHAT_LOG_FILE,
-        chat_models=(CHAT_MODEL,),
-        durable=durable,
-    ) as simulated:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_alone(directory))
+        simulated = await stack.enter_async_context(
+            Simulation.running(
+                data_dir=directory / "simulator",
+                gate_port=ports.gate,
+                payer_port=ports.payer,
+                payer_rest_port=ports.payer_rest,
+                chat_port=ports.chat,
+                chat_log=directory / CHAT_LOG_FILE,
+                chat_models=(CHAT_MODEL,),
+                durable=durable,
+            )
+        )
         payer = simulated.payer
         places = {
             "payer_address": payer.address,
@@ -87,6 +91,23 @@ async def simulation(directory: Path, ports: Ports, *, durable: bool = True) -> 
         }
         (directory / PLACES_FILE).write_text(json.dumps(places, indent=2) + "\n")
         yield simulated
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Refuses a second simulation in a directory: both would write the same nodes' books."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(writing_lock(directory / "simulator"))
+        except StoreUnavailable as error:
+            if error.reason != "store_locked":
+                raise
+            holder = lock_path(directory / "simulator").read_text().strip() or "unknown"
+            raise click.ClickException(
+                f"Another demo or simulator (pid {holder}) runs in {_shown(directory)}: stop it, or set "
+                "ARKGATE_DATA to another directory and ARKGATE_PORT_BASE to other ports."
+            ) from error
+        yield
 
 
 def write_config(directory: Path, ports: Ports, simulated: Simulation) -> Path:
@@ -121,51 +142,6 @@ sessions_per_hour_and_client = 1000
     return path
 
 
-@click.group()
-def wallet() -> None:
-    """The simulated payer's wallet."""
-
-
-@wallet.command("pay")
-@click.argument("invoice")
-@click.option("--address", help="The payer's gRPC, host:port; without it the demo's payer.")
-@click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--macaroon", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-def wallet_pay(invoice: str, address: str | None, tls_cert: Path | None, macaroon: Path | None) -> None:
-    """Pay a regtest INVOICE and print its preimage."""
-    _refuse_real_money(invoice)
-    if not (address and tls_cert and macaroon):
-        address, tls_cert, macaroon = _demo_payer()
-    with start_up_errors():
-        try:
-            paid = asyncio.run(pay(invoice, address=address, tls_cert=tls_cert, macaroon=macaroon))
-        except PaymentFailed as error:
-            raise click.ClickException(f"{error}.") from error
-    answer = {"payment_preimage": paid.preimage.hex(), "payment_hash": paid.payment_hash.hex()}
-    click.echo(json.dumps(answer))
-
-
-def _refuse_real_money(invoice: str) -> None:
-    try:
-        network = read_bolt11(invoice.strip()).network
-    except InvoiceError as error:
-        raise click.ClickException(f"This cannot be paid: {error}.") from error
-    if network != "regtest":
-        raise click.ClickException(f"This is a {network} invoice; the simulated wallet pays regtest only.")
-
-
-def _demo_payer() -> tuple[str, Path, Path]:
-    file = data_directory() / PLACES_FILE
-    try:
-        places = json.loads(file.read_text())
-    except OSError as error:
-        raise click.ClickException(
-            "No demo runs here. Start one with `make run`, set ARKGATE_DATA to its directory, or name the "
-            "payer with --address, --tls-cert and --macaroon."
-        ) from error
-    return places["payer_address"], Path(places["payer_tls_cert"]), Path(places["payer_macaroon"])
-
-
 def _shown(path: Path) -> str:
     """A path as short as it can be said from here."""
     try:
@@ -174,10 +150,21 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
+def _quoted(path: Path) -> str:
+    return shlex.quote(_shown(path))
+
+
+def _program() -> str:
+    """How this program was called, for the shell."""
+    called = Path(sys.argv[0]).absolute()
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m {called.parent.name}"
+    return shlex.quote(str(called)) if called.parent == Path.cwd() else _quoted(called)
+
+
 def story(url: str, directory: Path) -> str:
     """What the demo prints: copy-and-paste commands that show the whole paid call."""
-    program = _shown(Path(sys.argv[0]).absolute())
-    data = "" if directory == Path.cwd() / ".arkgate" else f"export ARKGATE_DATA={_shown(directory)}\n"
+    data = "" if directory == Path.cwd() / DATA_DIRECTORY else f"export ARKGATE_DATA={_quoted(directory)}\n"
     return f"""\
 ready: {url}
 
@@ -185,13 +172,14 @@ Everything below is simulated: the Lightning network is a regtest of two nodes, 
 Copy and paste into another terminal, in this directory:
 
 # 1. Ask without paying: 402, with an invoice and a macaroon.
-{data}arkgate={program} url={url} json='Content-Type: application/json'
+{data}arkgate() {{ {_program()} "$@"; }}
+url={url} json='Content-Type: application/json'
 field() {{ sed 's/.*"'"$1"'": *"\\([^"]*\\)".*/\\1/'; }}
 ask='{{"prompt":"How is Ark different from Lightning?"}}'
 challenge=$(curl -s $url/api/ai-chat -H "$json" -d "$ask"); echo "$challenge"
 
 # 2. Pay the invoice; the wallet gets the preimage.
-paid=$($arkgate wallet pay "$(echo "$challenge" | field invoice)"); echo "$paid"
+paid=$(arkgate wallet pay "$(echo "$challenge" | field invoice)"); echo "$paid"
 
 # 3. Ask again with macaroon and preimage: 200, with the answer.
 credential="$(echo "$challenge" | field macaroon):$(echo "$paid" | field payment_preimage)"
@@ -199,12 +187,12 @@ curl -s $url/api/ai-chat -H "Authorization: L402 $credential" -H "$json" -d "$as
 
 # 4. Fund a token with 500 sats, pay its invoice, spend it, look at its balance.
 session=$(curl -s $url/v1/sessions -d '{{"amount_sats":500}}'); echo "$session"
-$arkgate wallet pay "$(echo "$session" | field lightning_invoice)"
+arkgate wallet pay "$(echo "$session" | field lightning_invoice)"
 token=$(echo "$session" | field token)
 curl -s $url/api/ai-chat -H "Authorization: Bearer $token" -H "$json" -d "$ask"; echo
 curl -s $url/v1/balance -H "Authorization: Bearer $token"; echo
 
 # 5. Check the books.
-$arkgate ledger verify --config {_shown(directory / settings.DEFAULT_FILE)}
+arkgate ledger verify --config {_quoted(directory / settings.DEFAULT_FILE)}
 
 Ctrl-C stops everything; the state stays in {_shown(directory)}."""

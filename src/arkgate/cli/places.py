@@ -12,6 +12,8 @@ from arkgate import settings
 
 PORT_BASE = 8400
 DATA_DIRECTORY = ".arkgate"
+PLACES_FILE = "simulator.json"
+"""Where the simulator writes down where its payer is."""
 
 
 @dataclass(frozen=True, slots=True)
