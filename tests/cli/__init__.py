@@ -1,0 +1,1 @@
+"""What operators do: every command of the program, run as they run it."""

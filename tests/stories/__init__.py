@@ -1,0 +1,1 @@
+"""What users do, from their side, against the real gateway."""
