@@ -7,11 +7,11 @@ import bolt11
 import grpc
 import pytest
 from coincurve import PrivateKey
-from simulated import Client, Invoice, refusal, run
 
 from arkgate.simulator.habits import Lie
 from arkgate.simulator.payment_request import PaymentRequest, UnreadableRequest, read, sign
 from arkgate.simulator.simulation import Simulation
+from tests.simulator.simulated import Client, Invoice, refusal, run
 
 UNKNOWN = grpc.StatusCode.UNKNOWN
 

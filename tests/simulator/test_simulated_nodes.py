@@ -6,12 +6,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from simulated import Client, client_of, refusal, run
 
 from arkgate._proto.lnd import lightning_pb2, stateservice_pb2, verrpc_pb2
 from arkgate.simulator.habits import NodeState
 from arkgate.simulator.serving import PortTaken
 from arkgate.simulator.simulation import Simulation
+from tests.simulator.simulated import Client, client_of, refusal, run
 
 UNKNOWN = grpc.StatusCode.UNKNOWN
 

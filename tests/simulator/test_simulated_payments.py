@@ -9,13 +9,13 @@ import httpx
 import pytest
 from coincurve import PrivateKey
 from l402_requests.wallets.lnd import LndWallet
-from simulated import Client, Invoice, client_of, refusal, run
 
 from arkgate._proto.lnd import lightning_pb2, router_pb2
 from arkgate.simulator import wallet
 from arkgate.simulator.payment_request import PaymentRequest, sign
 from arkgate.simulator.simulation import Simulation
 from arkgate.simulator.wallet import PaymentFailed
+from tests.simulator.simulated import Client, Invoice, client_of, refusal, run
 
 Payment = lightning_pb2.Payment
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from simulated import Client, Invoice, client_of, is_open, refusal, run, settlement
 
 from arkgate.simulator.simulation import Simulation
+from tests.simulator.simulated import Client, Invoice, client_of, is_open, refusal, run, settlement
 
 
 async def _paid(simulation: Simulation, gate: Client) -> bytes:

@@ -1,0 +1,196 @@
+"""Measures the floor, the metered call by token and by L402 credential, and the 402, in one run."""
+
+import argparse
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from arkgate.cli.demo import CHAT_MODEL
+from bench.load import LOAD_CORE, Load, load
+from bench.servers import SERVER_CORE, hello, instant_backend, process
+
+PORT_BASE = 18400
+BODY = '{"prompt":"How is Ark different from Lightning? Answer in one paragraph, please."}'
+JSON_TYPE = {"Content-Type": "application/json"}
+CALLS_A_CREDENTIAL = 20_000
+CREDENTIALS = 8
+PRESIGNED = 30_000
+METERED_TARGET, CHALLENGE_TARGET, ADDED_P50_TARGET_MS = 0.06, 0.03, 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured line."""
+
+    name: str
+    clients: int
+    load: Load
+
+
+def main() -> None:
+    """Runs everything and prints figures and ratios; exits 1 when a target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each measurement")
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("make bench needs nginx and wrk: apt-get install nginx-light wrk")
+    missed = [_round(arguments.seconds) for _ in range(arguments.rounds)]
+    raise SystemExit(1 if any(missed) else 0)
+
+
+def _round(seconds: float) -> bool:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        script = directory / "load.lua"
+        backend = stack.enter_context(instant_backend(directory, PORT_BASE + 50))
+        rows = []
+        with hello(PORT_BASE + 60) as url:
+            rows += [
+                Row("floor: plain ASGI hello", n, load(url, script, clients=n, seconds=seconds))
+                for n in (1, 32)
+            ]
+        direct = load(
+            f"{backend}/chat/completions", script, clients=1, seconds=seconds, body=BODY, headers=[JSON_TYPE]
+        )
+        rows.append(Row("the backend alone", 1, direct))
+        url = stack.enter_context(_gateway(directory, backend))
+        for kind, headers in (
+            ("ak_ token", _tokens(url, directory)),
+            ("L402 credential", _credentials(url, directory)),
+        ):
+            for clients in (1, 32):
+                measured = load(
+                    url + "/api/ai-chat", script, clients=clients, seconds=seconds, headers=headers, body=BODY
+                )
+                _expect(measured.not_2xx == 0, f"{measured.not_2xx} calls by {kind} were refused")
+                rows.append(Row(f"metered call, {kind}", clients, measured))
+        for clients in (1, 32):
+            measured = load(
+                url + "/api/ai-chat", script, clients=clients, seconds=seconds, headers=[JSON_TYPE], body=BODY
+            )
+            _expect(measured.not_2xx == measured.requests, "an unpaid call was not refused")
+            rows.append(Row("402 with invoice", clients, measured))
+        _expect(_books_are_sound(directory), "the ledger does not verify")
+        return _report(rows)
+
+
+@contextlib.contextmanager
+def _gateway(directory: Path, backend: str) -> Iterator[str]:
+    """The simulated node on the load's core, and the gateway alone on its own."""
+    environment = {"ARKGATE_DATA": str(directory), "ARKGATE_PORT_BASE": str(PORT_BASE)}
+    program = [sys.executable, "-m", "arkgate"]
+    presign = ["--presign", "50000", "600", str(PRESIGNED)]
+    with process(
+        [*program, "simulator", "--batched", *presign], core=LOAD_CORE, until="simulating", env=environment
+    ):
+        config = directory / "arkgate.toml"
+        config.write_text(
+            config.read_text()
+            .replace(f"http://127.0.0.1:{PORT_BASE + 20}/v1", backend)
+            .replace(f'model = "{CHAT_MODEL}"', 'model = "instant"\nconcurrency_max = 256')
+            + "challenges_per_minute_and_client = 100000000\nchallenges_per_minute = 100000000\n"
+            + "[[services]]\ncalls_per_day = 0\n"
+        )
+        command = [*program, "serve", "--config", str(config)]
+        with process(command, core=SERVER_CORE, until="ready", env=environment, quiet=True):
+            yield f"http://127.0.0.1:{PORT_BASE + 2}"
+
+
+def _tokens(url: str, directory: Path) -> list[dict[str, str]]:
+    headers = []
+    for _ in range(CREDENTIALS):
+        session = httpx.post(f"{url}/v1/sessions", json={"amount_sats": 1_000_000}).json()
+        _pay(session["funding"]["lightning_invoice"], directory)
+        headers.append({"Authorization": f"Bearer {session['token']}", **JSON_TYPE})
+    return headers
+
+
+def _credentials(url: str, directory: Path) -> list[dict[str, str]]:
+    """L402 credentials, topped up so that their balance outlasts the run."""
+    headers = []
+    for _ in range(CREDENTIALS):
+        challenge = httpx.post(f"{url}/api/ai-chat", content=BODY, headers=JSON_TYPE).json()
+        preimage = _pay(challenge["invoice"], directory)
+        header = {"Authorization": f"L402 {challenge['macaroon']}:{preimage}", **JSON_TYPE}
+        topup = httpx.post(f"{url}/v1/topups", json={"amount_sats": 1_000_000}, headers=header).json()
+        _pay(topup["funding"]["lightning_invoice"], directory)
+        headers.append(header)
+    return headers
+
+
+def _pay(invoice: str, directory: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "arkgate", "wallet", "pay", invoice],
+        env={"ARKGATE_DATA": str(directory), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    preimage: str = httpx.Response(200, text=done.stdout).json()["payment_preimage"]
+    return preimage
+
+
+def _books_are_sound(directory: Path) -> bool:
+    command = [
+        sys.executable,
+        "-m",
+        "arkgate",
+        "ledger",
+        "verify",
+        "--config",
+        str(directory / "arkgate.toml"),
+    ]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def _report(rows: list[Row]) -> bool:
+    """Prints the table and the targets; answers whether one was missed."""
+    floor = {row.clients: row.load.per_second for row in rows if row.name.startswith("floor")}
+    print(f"{'':32} {'clients':>7} {'req/s':>9} {'of floor':>9} {'p50 ms':>8} {'p99 ms':>8}")
+    for row in rows:
+        ratio = row.load.per_second / floor[row.clients]
+        print(
+            f"{row.name:32} {row.clients:7} {row.load.per_second:9.0f} {ratio:9.3f} "
+            f"{row.load.p50_ms:8.3f} {row.load.p99_ms:8.3f}"
+        )
+    missed = False
+    for sentence, met in _targets(rows, floor):
+        print(f"{'met   ' if met else 'MISSED'} {sentence}")
+        missed |= not met
+    return missed
+
+
+def _targets(rows: list[Row], floor: dict[int, float]) -> Iterator[tuple[str, bool]]:
+    direct = next(row.load.p50_ms for row in rows if row.name == "the backend alone")
+    for row in rows:
+        ratio = row.load.per_second / floor[row.clients]
+        if row.name.startswith("metered") and row.clients == 32:
+            yield f"{row.name}: {ratio:.3f} of the floor (target {METERED_TARGET})", ratio >= METERED_TARGET
+        if row.name.startswith("402") and row.clients == 32:
+            yield (
+                f"{row.name}: {ratio:.3f} of the floor (target {CHALLENGE_TARGET})",
+                ratio >= CHALLENGE_TARGET,
+            )
+        if row.name.startswith("metered") and row.clients == 1:
+            added = row.load.p50_ms - direct
+            yield (
+                f"{row.name}: adds {added:.2f} ms at p50 (target {ADDED_P50_TARGET_MS})",
+                added < ADDED_P50_TARGET_MS,
+            )
+
+
+def _expect(fact: bool, otherwise: str) -> None:
+    if not fact:
+        raise SystemExit(f"the measurement is void: {otherwise}")
+
+
+if __name__ == "__main__":
+    main()
