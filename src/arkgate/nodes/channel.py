@@ -1,5 +1,6 @@
 """gRPC channels to payment nodes: TLS with the node's own certificate, macaroon, keepalive, error mapping."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,13 +79,22 @@ def _read(path: Path, what: str) -> bytes:
 
 @contextmanager
 def map_grpc_errors(node: str, action: str) -> Iterator[None]:
-    """Translates every gRPC failure of a call into NodeUnavailable, with the node's own words."""
+    """Translates every gRPC failure of a call into NodeUnavailable, with the node's own words.
+
+    A channel that is closed under a call, to be rebuilt, cancels that call: grpc then raises
+    CancelledError in a task that nobody has cancelled, which would end the task without a word.
+    """
     try:
         yield
     except grpc.aio.AioRpcError as error:
         raise unavailable(node, action, error) from error
-    except grpc.aio.UsageError as error:  # the channel was closed under the call
-        raise NodeUnavailable(f"node {node}: the connection was closed while {action}") from error
+    except (grpc.aio.UsageError, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+            raise
+        raise NodeUnavailable(
+            f"node {node}: the connection was closed while {action}", retry_after_seconds=RETRY_AFTER_SECONDS
+        ) from error
 
 
 def unavailable(node: str, action: str, error: grpc.aio.AioRpcError) -> NodeUnavailable:

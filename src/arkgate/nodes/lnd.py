@@ -24,7 +24,6 @@ from arkgate.nodes.channel import (
     NodeCredentials,
     map_grpc_errors,
     open_channel,
-    unavailable,
 )
 from arkgate.ports import Clock, Health, Invoice, InvoiceStatus, NodeEvent
 
@@ -62,6 +61,8 @@ class LndNode:
         invoice_minimum: Msat = sats(1),
         invoice_maximum: Msat = sats(1_000_000),
         network: str | None = None,
+        timeout_seconds: float = UNARY_TIMEOUT_SECONDS,
+        page_invoices: int = PAGE_INVOICES,
     ) -> None:
         self.name = name
         self.number = number
@@ -70,6 +71,8 @@ class LndNode:
         self._network = network
         self._credentials = credentials
         self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._page_invoices = page_invoices
         self._channel: Channel | None = None
         self._failures = 0
 
@@ -156,7 +159,7 @@ class LndNode:
         while True:
             request = lnrpc.ListInvoiceRequest(
                 index_offset=offset,
-                num_max_invoices=PAGE_INVOICES,
+                num_max_invoices=self._page_invoices,
                 creation_date_start=max(1, created_after_ms // 1000),
             )
             page = await self._unary(
@@ -166,7 +169,7 @@ class LndNode:
                 settlement = self._settlement(invoice)
                 if settlement is not None:
                     yield settlement
-            if len(page.invoices) < PAGE_INVOICES or page.last_index_offset <= offset:
+            if len(page.invoices) < self._page_invoices or page.last_index_offset <= offset:
                 return
             offset = page.last_index_offset
 
@@ -174,14 +177,16 @@ class LndNode:
         """See `ports.PaymentNode`. Asks State, which needs no macaroon, then GetInfo where it may."""
         try:
             channel = self._open()
-            state = await stateservice_pb2_grpc.StateStub(channel.grpc).GetState(
-                stateservice_pb2.GetStateRequest(), timeout=HEALTH_TIMEOUT_SECONDS
-            )
-        except NodeUnavailable as error:
-            return Health(False, "refused", error.message)
-        except grpc.aio.AioRpcError as error:
-            await self._count_failure(error)
-            return Health(False, "unreachable", unavailable(self.name, "to answer", error).message)
+        except NodeUnavailable as refusal:
+            return Health(False, "refused", refusal.message)
+        try:
+            with map_grpc_errors(self.name, "to answer"):
+                state = await stateservice_pb2_grpc.StateStub(channel.grpc).GetState(
+                    stateservice_pb2.GetStateRequest(), timeout=HEALTH_TIMEOUT_SECONDS
+                )
+        except NodeUnavailable as refusal:
+            await self._count_failure(refusal.__cause__)
+            return Health(False, "unreachable", refusal.message)
         word, sentence = _WALLET_STATES.get(state.state, ("", ""))
         if word:
             return Health(False, word, f"node {self.name} {sentence}")
@@ -190,20 +195,15 @@ class LndNode:
     async def _info(self, channel: Channel) -> Health:
         network = self._network or ""
         try:
-            info = await lightning_pb2_grpc.LightningStub(channel.grpc).GetInfo(
-                lnrpc.GetInfoRequest(), timeout=HEALTH_TIMEOUT_SECONDS, metadata=channel.metadata
-            )
-        except grpc.aio.AioRpcError as error:
-            if "permission denied" in (error.details() or ""):
+            with map_grpc_errors(self.name, "GetInfo"):
+                info = await lightning_pb2_grpc.LightningStub(channel.grpc).GetInfo(
+                    lnrpc.GetInfoRequest(), timeout=HEALTH_TIMEOUT_SECONDS, metadata=channel.metadata
+                )
+        except NodeUnavailable as refusal:
+            if "permission denied" in refusal.message:
                 return Health(True, "ready", f"node {self.name} is active", network=network)
-            refused = "macaroon" in (error.details() or "") or "verification failed" in (
-                error.details() or ""
-            )
-            return Health(
-                False,
-                "refused" if refused else "unreachable",
-                unavailable(self.name, "GetInfo", error).message,
-            )
+            refused = "macaroon" in refusal.message or "verification failed" in refusal.message
+            return Health(False, "refused" if refused else "unreachable", refusal.message)
         network = info.chains[0].network if info.chains else network
         if not info.synced_to_chain:
             sentence = f"node {self.name} is still catching up with the chain at block {info.block_height}"
@@ -227,13 +227,15 @@ class LndNode:
         request: Message,
         action: str,
         *,
-        timeout: float = UNARY_TIMEOUT_SECONDS,
+        timeout: float | None = None,
     ) -> Any:  # noqa: ANN401 - the generated stubs' methods share no type
         channel = self._open()
         call: Callable[..., Awaitable[Any]] = getattr(lightning_pb2_grpc.LightningStub(channel.grpc), method)
         try:
             with map_grpc_errors(self.name, action):
-                answer = await call(request, timeout=timeout, metadata=channel.metadata)
+                answer = await call(
+                    request, timeout=timeout or self._timeout_seconds, metadata=channel.metadata
+                )
         except NodeUnavailable as error:
             if not _is_not_found(error.__cause__):
                 await self._count_failure(error.__cause__)
