@@ -1,0 +1,464 @@
+"""The promises of `ports.PaymentNode`, kept by every kind of node against a simulated daemon.
+
+A further kind of node is added to KINDS with what builds it, and must pass all of this.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.stage import eventually, run
+
+from arkgate.app import SystemClock
+from arkgate.core.errors import NodeUnavailable
+from arkgate.core.ledger import Cursor, InvoiceState, Settlement
+from arkgate.core.money import Msat, sats
+from arkgate.nodes.channel import NodeCredentials
+from arkgate.nodes.lnd import LndNode
+from arkgate.ports import Invoice, InvoiceStatus, NodeEvent, PaymentNode
+from arkgate.simulator import credentials
+from arkgate.simulator.habits import Lie, NodeState
+from arkgate.simulator.simulation import Simulation
+
+TIMEOUT_SECONDS = 0.6
+PAGE_INVOICES = 3
+HOUR_MS = 3600 * 1000
+
+
+def _lnd(simulation: Simulation, macaroon: Path | None = None) -> LndNode:
+    files = simulation.gate.credentials
+    return LndNode(
+        "gate",
+        7,
+        NodeCredentials(simulation.gate.address, files.tls_cert, macaroon or files.invoice_macaroon),
+        SystemClock(),
+        timeout_seconds=TIMEOUT_SECONDS,
+        page_invoices=PAGE_INVOICES,
+    )
+
+
+Build = Callable[[Simulation, Path | None], PaymentNode]
+KINDS: dict[str, Build] = {"lnd": _lnd}
+Story = Callable[[Simulation, PaymentNode], Awaitable[None]]
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Build:
+    return KINDS[request.param]
+
+
+def play(tmp_path: Path, kind: Build, story: Story, *, macaroon: Path | None = None) -> None:
+    """Runs a story with a simulation and a node of that kind."""
+
+    async def played() -> None:
+        async with Simulation.running(data_dir=tmp_path, settle_delay_seconds=0.001) as simulation:
+            node = kind(simulation, macaroon)
+            try:
+                await story(simulation, node)
+            finally:
+                await node.close()
+
+    run(asyncio.wait_for(played(), 30))
+
+
+async def invoice_of(node: PaymentNode, amount_sats: int = 50) -> Invoice:
+    return await node.create_invoice(sats(amount_sats), memo="a call", expiry_seconds=600)
+
+
+async def listed(node: PaymentNode, created_after_ms: int = 0) -> list[Settlement]:
+    return [settlement async for settlement in node.settled_since(created_after_ms)]
+
+
+@contextlib.asynccontextmanager
+async def following(node: PaymentNode, since: Cursor = Cursor()) -> AsyncIterator[list[NodeEvent]]:  # noqa: B008 - frozen
+    """Collects events until the block ends."""
+    events: list[NodeEvent] = []
+
+    async def follow() -> None:
+        async for event in node.events(since):
+            events.append(event)
+
+    task = asyncio.create_task(follow())
+    try:
+        yield events
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def first_event(node: PaymentNode) -> NodeEvent | None:
+    """The first event of a new stream; None when it ends without one."""
+    return await anext(aiter(node.events(Cursor())), None)
+
+
+async def streaming(simulation: Simulation) -> None:
+    async def is_open() -> bool:
+        return simulation.gate.open_streams > 0
+
+    await eventually(is_open)
+
+
+async def settled(events: list[NodeEvent], count: int) -> list[Settlement]:
+    """The settlements among the events, once there are so many."""
+
+    def found() -> list[Settlement]:
+        return [event.settlement for event in events if event.settlement is not None]
+
+    async def enough() -> bool:
+        return len(found()) >= count
+
+    await eventually(enough)
+    return found()
+
+
+def test_an_invoice_is_for_what_was_asked(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        invoice = await invoice_of(node)
+
+        assert invoice.node == "gate"
+        assert invoice.amount == 50_000
+        assert invoice.payment_request.startswith("lnbcrt500n1")
+        assert invoice.expires_at_ms - invoice.created_at_ms in range(600_000, 601_001)
+        row = simulation.gate.invoice(invoice.payment_hash)
+        assert row is not None
+        assert (row.memo, row.amount_msat, row.private) == ("a call", 50_000, False)
+
+    play(tmp_path, kind, story)
+
+
+def test_the_tag_at_the_end_of_a_long_memo_survives(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        invoice = await node.create_invoice(sats(1), memo="ä" * 700 + "[the tag]", expiry_seconds=60)
+
+        row = simulation.gate.invoice(invoice.payment_hash)
+        assert row is not None
+        assert row.memo.endswith("ää[the tag]")
+        assert len(row.memo.encode()) <= 639
+
+    play(tmp_path, kind, story)
+
+
+def test_a_look_up_tells_open_settled_and_cancelled_apart(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        paid, unpaid, cancelled = [await invoice_of(node) for _ in range(3)]
+        simulation.payer.habits.overpay_msat = 777
+        await simulation.pay(paid.payment_request)
+        simulation.gate.cancel(cancelled.payment_hash)
+
+        status = await node.look_up(paid.payment_hash)
+        assert status is not None
+        assert status.settlement is not None
+        assert status.state is InvoiceState.SETTLED
+        assert status.settlement.amount_paid == 50_777
+        assert status.settlement.memo == "a call"
+        assert await node.look_up(unpaid.payment_hash) == InvoiceStatus(InvoiceState.OPEN)
+        assert await node.look_up(cancelled.payment_hash) == InvoiceStatus(InvoiceState.CANCELLED)
+        simulation.skip_seconds(700)
+        assert await node.look_up(unpaid.payment_hash) == InvoiceStatus(InvoiceState.CANCELLED)
+
+    play(tmp_path, kind, story)
+
+
+def test_an_unknown_hash_is_none_and_no_failure(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        for _ in range(4):
+            assert await node.look_up(secrets.token_bytes(32)) is None
+        assert (await invoice_of(node)).amount == 50_000
+
+    play(tmp_path, kind, story)
+
+
+def test_a_payment_without_invoice_settles_nothing(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        async with following(node) as events:
+            await streaming(simulation)
+            keysend = simulation.gate.receive_keysend(9_000, memo="for you")
+            ours = await invoice_of(node)
+            await simulation.pay(ours.payment_request)
+
+            (settlement,) = await settled(events, 1)
+            assert settlement.payment_hash == ours.payment_hash
+            assert [one.payment_hash for one in await listed(node)] == [ours.payment_hash]
+            status = await node.look_up(keysend.payment_hash)
+            assert status is not None
+            assert status.settlement is None
+
+    play(tmp_path, kind, story)
+
+
+def test_a_foreign_invoice_is_reported_with_its_own_memo(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        foreign = simulation.gate.add_foreign_invoice(5_000)
+        await simulation.pay(foreign.payment_request)
+
+        (settlement,) = await listed(node)
+        assert settlement.memo == "another shop's order 7"
+
+    play(tmp_path, kind, story)
+
+
+def test_events_after_a_cursor_are_told_again_and_new_ones_as_they_happen(
+    tmp_path: Path, kind: Build
+) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        invoices = [await invoice_of(node) for _ in range(5)]
+        for invoice in invoices[:4]:
+            await simulation.pay(invoice.payment_request)
+
+        async with following(node, Cursor(0, 2)) as events:
+            await settled(events, 2)
+            await streaming(simulation)
+            await simulation.pay(invoices[4].payment_request)
+            found = await settled(events, 3)
+            assert [one.payment_hash for one in found] == [one.payment_hash for one in invoices[2:]]
+            assert max(event.cursor.settle_index for event in events) == 5
+
+    play(tmp_path, kind, story)
+
+
+def test_a_stream_that_is_cut_raises_and_a_new_one_works(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        following_on = asyncio.create_task(first_event(node))
+        await streaming(simulation)
+        simulation.gate.cut_streams()
+        with pytest.raises(NodeUnavailable):
+            await following_on
+
+        ended = asyncio.create_task(first_event(node))
+        await streaming(simulation)
+        simulation.gate.cut_streams(politely=True)
+        assert await ended is None
+
+    play(tmp_path, kind, story)
+
+
+def test_every_settled_invoice_is_listed_over_all_pages(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        invoices = [await invoice_of(node) for _ in range(3 * PAGE_INVOICES)]
+        paid = invoices[:: PAGE_INVOICES - 1]
+        for invoice in reversed(paid):
+            await simulation.pay(invoice.payment_request)
+
+        assert [one.payment_hash for one in await listed(node)] == [one.payment_hash for one in paid]
+        assert await listed(node, invoices[0].created_at_ms + HOUR_MS) == []
+
+    play(tmp_path, kind, story)
+
+
+@pytest.mark.parametrize("lie", [lie for lie in Lie if lie is not Lie.NONE])
+def test_an_invoice_that_is_not_what_was_asked_for_is_refused(tmp_path: Path, kind: Build, lie: Lie) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        await invoice_of(node)  # from which the node's network is known
+        simulation.gate.habits.lie = lie
+        with pytest.raises(NodeUnavailable, match="returned an invoice for"):
+            await invoice_of(node)
+
+        simulation.gate.habits.lie = Lie.NONE
+        assert (await invoice_of(node)).amount == 50_000
+
+    play(tmp_path, kind, story)
+
+
+@pytest.mark.parametrize("method", ["AddInvoice", "LookupInvoice"])
+def test_a_slow_answer_is_not_waited_for(tmp_path: Path, kind: Build, method: str) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        simulation.gate.habits.delays_seconds[method] = 20
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with pytest.raises(NodeUnavailable) as refused:
+            await (invoice_of(node) if method == "AddInvoice" else node.look_up(b"\1" * 32))
+
+        assert loop.time() - started < TIMEOUT_SECONDS + 1
+        assert refused.value.retry_after_seconds
+
+    play(tmp_path, kind, story)
+
+
+def test_a_lost_answer_is_a_refusal_and_is_not_repeated(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        simulation.gate.habits.lost_answers.add("AddInvoice")
+        with pytest.raises(NodeUnavailable):
+            await invoice_of(node)
+
+        assert len(simulation.gate.peer.invoices) == 1
+
+    play(tmp_path, kind, story)
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.RESOURCE_EXHAUSTED]
+)
+def test_every_failure_is_a_refusal(tmp_path: Path, kind: Build, code: grpc.StatusCode) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        simulation.gate.habits.failures["*"] = code
+        for call in (invoice_of(node), node.look_up(b"\1" * 32), listed(node)):
+            with pytest.raises(NodeUnavailable):
+                await call
+        with pytest.raises(NodeUnavailable):
+            await first_event(node)
+
+    play(tmp_path, kind, story)
+
+
+def test_calls_and_streams_that_a_rebuilt_channel_breaks_are_refusals(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        simulation.gate.habits.failures["AddInvoice"] = grpc.StatusCode.UNAVAILABLE
+        simulation.gate.habits.delays_seconds["LookupInvoice"] = TIMEOUT_SECONDS - 0.1
+        stream = asyncio.create_task(first_event(node))
+        await streaming(simulation)
+        look_up = asyncio.create_task(node.look_up(b"\1" * 32))
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            with pytest.raises(NodeUnavailable):
+                await invoice_of(node)
+
+        for task in (stream, look_up):
+            with pytest.raises(NodeUnavailable):
+                await task
+
+    play(tmp_path, kind, story)
+
+
+def test_a_caller_that_is_cancelled_stays_cancelled(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        simulation.gate.habits.delays_seconds["AddInvoice"] = 20
+        stream = asyncio.create_task(first_event(node))
+        await streaming(simulation)
+        call = asyncio.create_task(invoice_of(node))
+        await asyncio.sleep(0.1)
+        for task in (stream, call):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    play(tmp_path, kind, story)
+
+
+def test_a_node_that_was_stopped_works_again(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        await invoice_of(node)
+        await simulation.gate.stop()
+        with pytest.raises(NodeUnavailable):
+            await invoice_of(node)
+        assert (await node.health()).state == "unreachable"
+        await simulation.gate.start()
+
+        await eventually(lambda: works(node))
+        assert (await node.health()).ready
+
+    play(tmp_path, kind, story)
+
+
+def test_a_renewed_certificate_is_taken_up(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        await invoice_of(node)
+        gate = simulation.gate
+        await gate.stop()
+        for file in (gate.credentials.tls_cert, gate.credentials.tls_key):
+            file.unlink()
+        with pytest.raises(NodeUnavailable):
+            await invoice_of(node)
+        credentials.issue(gate.credentials.tls_cert.parent, gate.macaroon_key)
+        await gate.start()
+
+        await eventually(lambda: works(node))
+
+    play(tmp_path, kind, story)
+
+
+async def works(node: PaymentNode) -> bool:
+    with contextlib.suppress(NodeUnavailable):
+        await invoice_of(node)
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [(NodeState.WAITING, "starting"), (NodeState.LOCKED, "locked"), (NodeState.STARTING, "starting")],
+)
+def test_a_node_that_has_not_started_says_how_far_it_is(
+    tmp_path: Path, kind: Build, state: NodeState, word: str
+) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        simulation.gate.habits.state = state
+        health = await node.health()
+        with pytest.raises(NodeUnavailable):
+            await invoice_of(node)
+
+        assert (health.ready, health.state) == (False, word)
+        simulation.gate.habits.state = NodeState.ACTIVE
+        assert (await node.health()).ready
+
+    play(tmp_path, kind, story)
+
+
+def test_the_least_macaroon_is_enough_and_the_network_comes_from_an_invoice(
+    tmp_path: Path, kind: Build
+) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        before = await node.health()
+        await invoice_of(node)
+        after = await node.health()
+
+        assert (before.ready, before.network) == (True, "")
+        assert (after.ready, after.network) == (True, "regtest")
+
+    play(tmp_path, kind, story)
+
+
+def test_a_node_that_catches_up_with_the_chain_is_not_ready(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        simulation.gate.habits.synced = False
+        health = await node.health()
+        simulation.gate.habits.synced = True
+        synced = await node.health()
+
+        assert (health.ready, health.state) == (False, "syncing")
+        assert "42" in health.sentence
+        assert (synced.ready, synced.network) == (True, "regtest")
+        assert synced.version.startswith("0.20.0")
+
+    play(tmp_path, kind, story, macaroon=tmp_path / "gate" / "admin.macaroon")
+
+
+@pytest.mark.parametrize("content", [b"\x02\x01\x03lnd\x02\x01a\x00\x00\x06\x20" + b"\7" * 32, b"nonsense"])
+def test_a_wrong_macaroon_is_told_apart_from_a_node_that_is_down(
+    tmp_path: Path, kind: Build, content: bytes
+) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        health = await node.health()
+        with pytest.raises(NodeUnavailable):
+            await invoice_of(node)
+
+        assert (health.ready, health.state) == (False, "refused")
+
+    wrong = tmp_path / "wrong.macaroon"
+    wrong.write_bytes(content)
+    play(tmp_path, kind, story, macaroon=wrong)
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_missing_or_empty_credential_file_is_a_refusal_until_it_is_there(
+    tmp_path: Path, kind: Build, content: bytes | None
+) -> None:
+    macaroon = tmp_path / "later.macaroon"
+    if content is not None:
+        macaroon.write_bytes(content)
+
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        health = await node.health()
+        with pytest.raises(NodeUnavailable, match=r"later\.macaroon"):
+            await invoice_of(node)
+        with pytest.raises(NodeUnavailable, match=r"later\.macaroon"):
+            await first_event(node)
+
+        assert (health.ready, health.state) == (False, "refused")
+        macaroon.write_bytes(simulation.gate.credentials.invoice_macaroon.read_bytes())
+        assert (await invoice_of(node)).amount == Msat(50_000)
+
+    play(tmp_path, kind, story, macaroon=macaroon)
