@@ -11,7 +11,9 @@ from arkgate.core.errors import (
     InvalidCredential,
     InvalidToken,
     MissingCredential,
+    NodeUnavailable,
     Refusal,
+    SettlementPending,
 )
 from arkgate.core.keys import Keyring, token_digest
 from arkgate.gateway.fund import Funding
@@ -65,18 +67,22 @@ class Admission:
     async def admit(self, presented: tuple[Presented, ...]) -> Admitted | None:
         """The first credential that verifies; None when none was presented.
 
-        Raises InvalidCredential or InvalidToken when none verifies, SettlementPending or
-        NodeUnavailable when a right one cannot be confirmed yet.
+        Raises InvalidCredential or InvalidToken when none verifies, and rather SettlementPending or
+        NodeUnavailable when a right one is among them that cannot be confirmed yet.
         """
-        refusal: Refusal | None = None
-        for one in presented:
+        invalid: Refusal | None = None
+        unconfirmed: Refusal | None = None
+        for one in dict.fromkeys(presented):  # Aperture sends the same credential as LSAT and as L402
             admitted = self._remembered.get(one.text) if not isinstance(one, Unreadable) else None
             if admitted is not None:
                 return admitted
             try:
                 return await self._verify(one)
             except (InvalidCredential, InvalidToken) as error:
-                refusal = refusal or error
+                invalid = invalid or error
+            except (SettlementPending, NodeUnavailable) as error:
+                unconfirmed = unconfirmed or error
+        refusal = unconfirmed or invalid
         if refusal is not None:
             raise refusal
         return None
