@@ -113,7 +113,9 @@ async def test_a_cancelled_or_expired_invoice_still_credits_what_the_node_report
     late = [await store.ledger.fund(settlement(hash_of(word)), None) for word in "ec"]
 
     assert [funded.outcome for funded in late] == [FundOutcome.APPLIED, FundOutcome.APPLIED]
-    await store.ledger.mark_invoice(hash_of("e"), InvoiceState.EXPIRED)
+    for word, state in (("e", InvoiceState.EXPIRED), ("c", InvoiceState.CANCELLED)):
+        await store.ledger.mark_invoice(hash_of(word), state)
+        assert store.statements.account_by_payment(hash_of(word)) == ALICE
     assert await store.statements.invoices_to_look_up(NODE, limit=9, everything=True) == []
 
 
