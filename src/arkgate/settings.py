@@ -145,6 +145,8 @@ class _Reader:
             "sessions": self._sessions(),
             "limits": self._limits(),
         }
+        if values["listen"] == values["operator_listen"]:
+            self._problems.append("[gateway] listen and operator_listen are the same address.")
         for table in (gateway, backend, l402, store, self._document):
             table.refuse_unknown()
         if self._problems:
@@ -153,7 +155,7 @@ class _Reader:
 
     def _store_url(self, store: "_Table") -> str:
         url = store.text("url", "sqlite:///arkgate.db")
-        if not url.startswith("sqlite:///"):
+        if not url.startswith("sqlite:///") or url.endswith("/"):
             self._problems.append('[store] url must look like "sqlite:///arkgate.db".')
             return url
         return f"sqlite:///{(self._path.parent / url.removeprefix('sqlite:///')).absolute()}"
@@ -179,8 +181,11 @@ class _Reader:
             minimum=sats(int(table.number("minimum_sats", 1, 1, 1_000_000))),
             maximum=sats(int(table.number("maximum_sats", 1_000_000, 1, 100_000_000))),
         )
-        if node.address and not re.fullmatch(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", node.address):
+        host, _, port = node.address.rpartition(":")
+        if node.address and not (re.fullmatch(r"[^\s/:]+|\[[0-9a-fA-F:]+\]", host) and _is_port(port)):
             self._problems.append(f"{table.where} address must be host:port, like 127.0.0.1:10009.")
+        if node.minimum > node.maximum:
+            self._problems.append(f"{table.where} minimum_sats is above maximum_sats.")
         table.refuse_unknown()
         return node
 
@@ -268,6 +273,10 @@ class _Reader:
         )
         table.refuse_unknown()
         return limits
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 1 <= int(text) <= 0xFFFF
 
 
 class _Missing:
@@ -386,23 +395,36 @@ class _Table:
         file = self.file(f"{name}_file", required=False)
         if direct and file != Path():
             self._wrong(name, f"and {name}_file are both given: keep one")
-        if file != Path() and file.is_file():
-            return file.read_text().strip() or None
-        return direct or None
+        if file == Path() or not file.is_file():
+            return direct or None
+        try:
+            text = file.read_text().strip()
+        except UnicodeDecodeError:
+            text = ""
+        except OSError:  # `file` has said why
+            return None
+        if not text:
+            self._wrong(f"{name}_file", f"names {file}, which holds no text")
+        return text or None
 
     def address(self, name: str, default: str) -> Address:
         text = self.text(name, default)
         host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or not 0 <= int(port) <= 0xFFFF:
+        if not host or not (_is_port(port) or port == "0"):
             self._wrong(name, "must be host:port, like 127.0.0.1:8402")
             return Address("127.0.0.1", 0)
         return Address(host.strip("[]"), int(port))
 
     def url(self, name: str, default: str) -> str:
         text = self.text(name, default)
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        try:
+            parts = urlsplit(text)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or "?" in text or "#" in text:
             self._wrong(name, "must be the address that payers use, like https://api.example.com")
+            return default
         return text
 
     def networks(self, name: str) -> tuple[Network, ...]:

@@ -56,7 +56,7 @@ class Ports:
 def demo_ports() -> Ports:
     """The ports by ARKGATE_PORT_BASE. Raises ClickException."""
     text = os.environ.get("ARKGATE_PORT_BASE", str(PORT_BASE))
-    if not text.isdigit() or not 1024 <= int(text) <= 65_000:
+    if not text.isdecimal() or not 1024 <= int(text) <= 65_000:
         raise click.ClickException(f"ARKGATE_PORT_BASE={text} must be a number between 1024 and 65000.")
     return Ports(int(text))
 

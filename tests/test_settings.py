@@ -1,0 +1,386 @@
+"""The settings: every problem is a sentence that names the setting and what it must be."""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arkgate import settings
+from arkgate.cli.template import TEMPLATE
+
+Change = Callable[[str], str]
+GOOD = """\
+[gateway]
+listen = "127.0.0.1:8402"
+[store]
+url = "sqlite:///arkgate.db"
+[[nodes]]
+address = "127.0.0.1:10009"
+tls_cert_file = "tls.cert"
+macaroon_file = "invoice.macaroon"
+[backend]
+url = "http://127.0.0.1:11434/v1"
+model = "llama3.2"
+[[services]]
+path = "/api/ai-chat"
+[l402]
+[sessions]
+[limits]
+"""
+
+
+def written(directory: Path, text: str = GOOD) -> Path:
+    """A configuration with the files that it names."""
+    for name in ("tls.cert", "invoice.macaroon", "backend.key"):
+        (directory / name).write_text("content\n")
+    (directory / "empty").touch()
+    path = directory / "arkgate.toml"
+    path.write_text(text)
+    return path
+
+
+def problems(directory: Path, text: str) -> list[str]:
+    with pytest.raises(settings.SettingsError) as raised:
+        settings.load(written(directory, text))
+    return raised.value.problems
+
+
+def added(table: str, line: str) -> Change:
+    """Puts a line into a table, in place of the same name's."""
+    name = line.partition(" ")[0]
+
+    def change(text: str) -> str:
+        head, rest = text.split(table + "\n", 1)
+        own, separator, others = rest.partition("\n[") if not rest.startswith("[") else ("", "[", rest[1:])
+        kept = [entry for entry in own.splitlines() if entry.partition(" ")[0] != name]
+        tail = f"\n[{others}" if separator else ""
+        return f"{head}{table}\n" + "\n".join([*kept, line]) + tail
+
+    return change
+
+
+def without(line_start: str) -> Change:
+    return lambda text: "".join(
+        line for line in text.splitlines(keepends=True) if not line.startswith(line_start)
+    )
+
+
+def appended(text: str) -> Change:
+    return lambda before: before + text
+
+
+def test_a_short_configuration_has_the_documented_defaults(tmp_path: Path) -> None:
+    loaded = settings.load(written(tmp_path))
+
+    assert loaded.public_url == "http://127.0.0.1:8402"
+    assert loaded.keys_file == tmp_path / "arkgate-keys.json"
+    assert loaded.store_url == f"sqlite:///{tmp_path}/arkgate.db"
+    (service,) = loaded.catalog
+    assert (service.name, service.price, service.calls_per_day) == ("ai_chat", 50_000, 5)
+    assert loaded.backend.total_timeout_seconds == 120
+    assert loaded.call_deadline_seconds == 180
+    assert loaded.grace_seconds == 130
+    assert loaded.answers_kept_seconds == 86_400
+    assert loaded.warnings == ()
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "a misspelt setting": (
+        added("[gateway]", 'listn = "127.0.0.1:1"'),
+        "[gateway] listn is not a setting; did you mean listen?",
+    ),
+    "an unknown setting": (added("[store]", "zzz = 1"), "[store] zzz is not a setting."),
+    "an unknown table": (appended("[sesions]\n"), "sesions is not a setting; did you mean sessions?"),
+    "a table where a list is": (
+        lambda text: text.replace("[[nodes]]", "[nodes]"),
+        "nodes must be a list of tables: write [[nodes]].",
+    ),
+    "a list where a table is": (
+        lambda text: text.replace("[backend]", "[[backend]]"),
+        "backend must be a table: write [backend].",
+    ),
+    "a number where a text is": (
+        added("[backend]", "model = 3"),
+        "[backend] model must be a text in quotes, and not empty.",
+    ),
+    "an empty model": (
+        added("[backend]", 'model = ""'),
+        "[backend] model must be a text in quotes, and not empty.",
+    ),
+    "a text where a number is": (
+        added("[[services]]", 'price_sats = "50"'),
+        "[[services]] price_sats must be a number.",
+    ),
+    "a price with a fraction": (
+        added("[[services]]", "price_sats = 0.5"),
+        "[[services]] price_sats must be a number between 1 and 1000000.",
+    ),
+    "a price that is not a number": (
+        added("[[services]]", "price_sats = nan"),
+        "[[services]] price_sats must be a number between 1 and 1000000.",
+    ),
+    "an endless timeout": (
+        added("[backend]", "total_timeout_seconds = inf"),
+        "[backend] total_timeout_seconds must be a number between 1 and 3600.",
+    ),
+    "a price of nothing": (
+        added("[[services]]", "price_sats = 0"),
+        "[[services]] price_sats must be a number between 1 and 1000000.",
+    ),
+    "a flag that is a text": (
+        added("[l402]", 'append_version_and_token = "yes"'),
+        "[l402] append_version_and_token must be true or false.",
+    ),
+    "a flag where a number is": (
+        added("[l402]", "challenge_calls = true"),
+        "[l402] challenge_calls must be a number.",
+    ),
+    "no node": (without('address = "127.0.0.1:10009"'), "[[nodes]] address is missing."),
+    "two nodes": (
+        appended(
+            '[[nodes]]\naddress = "h:1"\ntls_cert_file = "tls.cert"\nmacaroon_file = "invoice.macaroon"\n'
+        ),
+        "[[nodes]] may have one entry in this version.",
+    ),
+    "a node without a port": (
+        added("[[nodes]]", 'address = "127.0.0.1"'),
+        "[[nodes]] address must be host:port, like 127.0.0.1:10009.",
+    ),
+    "a node's port that is none": (
+        added("[[nodes]]", 'address = "127.0.0.1:70000"'),
+        "[[nodes]] address must be host:port, like 127.0.0.1:10009.",
+    ),
+    "an unknown kind of node": (added("[[nodes]]", 'kind = "cln"'), "[[nodes]] kind must be one of lnd"),
+    "an unknown network": (
+        added("[[nodes]]", 'network = "main"'),
+        "[[nodes]] network must be one of mainnet, testnet, signet, regtest, simnet.",
+    ),
+    "a node whose smallest invoice is above its largest": (
+        added("[[nodes]]", "minimum_sats = 100\nmaximum_sats = 10"),
+        "[[nodes]] minimum_sats is above maximum_sats.",
+    ),
+    "a certificate that is not there": (
+        added("[[nodes]]", 'tls_cert_file = "nowhere.cert"'),
+        "/nowhere.cert, which cannot be read: No such file or directory.",
+    ),
+    "a macaroon that is empty": (added("[[nodes]]", 'macaroon_file = "empty"'), "/empty, which is empty."),
+    "a certificate that is a folder": (
+        added("[[nodes]]", 'tls_cert_file = "."'),
+        "which cannot be read: Is a directory.",
+    ),
+    "a backend without scheme": (
+        added("[backend]", 'url = "127.0.0.1:11434/v1"'),
+        "[backend] the backend's URL begins with http:// or https:// and has a host.",
+    ),
+    "a backend's address with a password": (
+        added("[backend]", 'url = "http://me:secret@host/v1"'),
+        "[backend] the backend's URL has no user name, query or fragment; keys go into api_key.",
+    ),
+    "a backend's key twice": (
+        added("[backend]", 'api_key = "k"\napi_key_file = "backend.key"'),
+        "[backend] api_key and api_key_file are both given: keep one.",
+    ),
+    "a public address whose port is none": (
+        added("[gateway]", 'public_url = "http://host:99999"'),
+        "[gateway] public_url must be the address that payers use, like https://api.example.com.",
+    ),
+    "a listener's port in letters": (
+        added("[gateway]", 'listen = "127.0.0.1:http"'),
+        "[gateway] listen must be host:port, like 127.0.0.1:8402.",
+    ),
+    "a backend's key file that is not there": (
+        added("[backend]", 'api_key_file = "nowhere.key"'),
+        "/nowhere.key, which cannot be read: No such file or directory.",
+    ),
+    "a listener without port": (
+        added("[gateway]", 'listen = "127.0.0.1"'),
+        "[gateway] listen must be host:port, like 127.0.0.1:8402.",
+    ),
+    "one address for both listeners": (
+        added("[gateway]", 'operator_listen = "127.0.0.1:8402"'),
+        "[gateway] listen and operator_listen are the same address.",
+    ),
+    "a public address that is none": (
+        added("[gateway]", 'public_url = "api.example.com"'),
+        "[gateway] public_url must be the address that payers use, like https://api.example.com.",
+    ),
+    "a public address that cannot be read": (
+        added("[gateway]", 'public_url = "http://[::1"'),
+        "[gateway] public_url must be the address that payers use, like https://api.example.com.",
+    ),
+    "a proxy that is a name": (
+        added("[gateway]", 'trusted_proxies = ["proxy"]'),
+        "[gateway] trusted_proxies holds 'proxy', which is not an address or a network.",
+    ),
+    "proxies that are no list": (
+        added("[gateway]", 'trusted_proxies = "127.0.0.1"'),
+        '[gateway] trusted_proxies must be a list, like ["127.0.0.1", "10.0.0.0/8"].',
+    ),
+    "an unknown log level": (
+        added("[gateway]", 'log_level = "loud"'),
+        "[gateway] log_level must be one of debug, info, warning, error.",
+    ),
+    "another database": (
+        added("[store]", 'url = "postgresql://localhost/arkgate"'),
+        '[store] url must look like "sqlite:///arkgate.db".',
+    ),
+    "a database without a name": (
+        added("[store]", 'url = "sqlite:///"'),
+        '[store] url must look like "sqlite:///arkgate.db".',
+    ),
+    "answers that are kept for less than a day": (
+        added("[store]", "answers_kept_hours = 1"),
+        "[store] answers_kept_hours must be a number between 24 and 8760.",
+    ),
+    "a path that belongs to the gateway": (
+        added("[[services]]", 'path = "/v1/chat"'),
+        "[[services]] path must be like /api/ai-chat, not under /v1/ or /health.",
+    ),
+    "a path without slash": (
+        added("[[services]]", 'path = "chat"'),
+        "[[services]] path must be like /api/ai-chat, not under /v1/ or /health.",
+    ),
+    "a service's name with capitals": (
+        added("[[services]]", 'name = "AI chat"'),
+        "[[services]] name must be lower-case letters, digits and underscores, beginning with a letter.",
+    ),
+    "two services": (
+        appended('[[services]]\nname = "other"\npath = "/other"\n'),
+        "[[services]] may have one entry in this version: the AI chat.",
+    ),
+    "a session's minimum above its maximum": (
+        added("[sessions]", "minimum_sats = 100\nmaximum_sats = 10"),
+        "[sessions] minimum_sats is above maximum_sats.",
+    ),
+    "a limit of nothing": (
+        added("[limits]", "sessions_per_hour = 0"),
+        "[limits] sessions_per_hour must be a number between 1 and 1000000000.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_a_wrong_setting_is_refused_with_one_sentence(tmp_path: Path, change: Change, sentence: str) -> None:
+    found = problems(tmp_path, change(GOOD))
+
+    assert sentence in found[0]
+    assert all(problem.endswith(".") for problem in found)
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
+    text = added("[backend]", "model = 1")(added("[gateway]", 'listn = ""')(without("macaroon_file")(GOOD)))
+
+    assert len(problems(tmp_path, text)) == 3
+
+
+def test_a_file_that_is_not_there_or_is_no_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(settings.SettingsError, match=r"cannot be read: No such file.*arkgate init"):
+        settings.load(tmp_path / "nowhere.toml")
+    assert "is not valid TOML" in problems(tmp_path, "[gateway\n")[0]
+    (tmp_path / "arkgate.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(settings.SettingsError, match="is not valid TOML"):
+        settings.load(tmp_path / "arkgate.toml")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\n"], ids=["binary", "blank"])
+def test_a_key_file_that_holds_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = written(tmp_path, added("[backend]", 'api_key_file = "backend.key"')(GOOD))
+    (tmp_path / "backend.key").write_bytes(content)
+
+    with pytest.raises(settings.SettingsError, match=r"backend\.key, which holds no text"):
+        settings.load(path)
+
+
+def test_the_backends_key_may_stand_in_a_file(tmp_path: Path) -> None:
+    loaded = settings.load(written(tmp_path, added("[backend]", 'api_key_file = "backend.key"')(GOOD)))
+
+    assert loaded.backend.api_key == "content"
+    assert "content" not in repr(loaded)
+
+
+WARNED = {
+    "a challenge that clients refuse": (added("[[services]]", "price_sats = 1001"), "refuse more than 1000"),
+    "a challenge for more calls than a day has": (
+        added("[l402]", "challenge_calls = 6"),
+        "sells 6 calls and one day allows 5",
+    ),
+    "plain http beyond this machine": (
+        added("[gateway]", 'public_url = "http://api.example.com"'),
+        "public_url is plain http",
+    ),
+    "an operator's listener for all": (
+        added("[gateway]", 'operator_listen = "0.0.0.0:8403"'),
+        "operator_listen is not on loopback",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), WARNED.values(), ids=WARNED)
+def test_what_is_allowed_and_unwise_is_said(tmp_path: Path, change: Change, sentence: str) -> None:
+    (warning,) = settings.load(written(tmp_path, change(GOOD))).warnings
+
+    assert sentence in warning
+
+
+def uncommented(text: str) -> str:
+    """The template with every optional setting switched on."""
+    return re.sub(r"^# ([a-z0-9_]+ = |\[)", r"\1", text, flags=re.MULTILINE)
+
+
+def filled_in(text: str) -> str:
+    blanks = {"tls_cert_file": "tls.cert", "macaroon_file": "invoice.macaroon", "url": "http://h/v1"}
+    for name, value in {**blanks, "model": "m"}.items():
+        text = text.replace(f'{name} = "" ', f'{name} = "{value}" ')
+    return text
+
+
+def test_every_line_of_the_template_is_a_setting_with_its_default(tmp_path: Path) -> None:
+    plain = settings.load(written(tmp_path, filled_in(TEMPLATE)))
+    text = without("api_key_file")(filled_in(uncommented(TEMPLATE)))
+    examples = {"public_url", "trusted_proxies", "tls_server_name", "network", "system_prompt", "max_tokens"}
+    for name in examples:
+        text = without(f"{name} = ")(text)
+
+    assert settings.load(written(tmp_path, text)) == plain
+
+
+def test_every_commented_example_of_the_template_is_accepted(tmp_path: Path) -> None:
+    loaded = settings.load(written(tmp_path, filled_in(uncommented(TEMPLATE))))
+
+    assert loaded.public_url == "https://api.example.com"
+    assert loaded.backend.system_prompt == "Answer concisely."
+    assert loaded.nodes[0].network == "mainnet"
+
+
+def test_the_template_names_every_setting_that_operators_need(tmp_path: Path) -> None:
+    """What the reader knows and the template leaves out is listed here, on purpose."""
+    left_out = {
+        "gateway": {"grace_seconds"},
+        "backend": {"idle_timeout_seconds", "answer_bytes_max", "hold_margin_seconds", "ca_file", "api_key"},
+        "nodes": {"name", "number"},
+        "services": {"description"},
+    }
+    document: dict[str, Any] = tomllib.loads(uncommented(TEMPLATE))
+
+    for table, known in known_settings(tmp_path).items():
+        given = document[table][0] if isinstance(document[table], list) else document[table]
+        assert known == set(given) | left_out.get(table, set()), table
+
+
+def known_settings(directory: Path) -> dict[str, set[str]]:
+    """Every setting by table, as the reader asks for them."""
+    asked: dict[str, set[str]] = {}
+    original = settings._Table._value
+
+    def noted(table: settings._Table, name: str) -> object | None:
+        if table.where:
+            asked.setdefault(table.where.strip("[]"), set()).add(name)
+        return original(table, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings._Table, "_value", noted)
+        settings.load(written(directory))
+    return asked
