@@ -1,13 +1,6 @@
 """Brings a database to this version's tables, or refuses one that this version does not know."""
 
 import sqlite3
-from importlib.resources import as_file, files
-
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import StaticPool, create_engine, event
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.ledger import EQUITY_ACCOUNT, EXPENSE_ACCOUNT, INCOME_ACCOUNT
@@ -43,27 +36,16 @@ def prepare(database: sqlite3.Connection, now_ms: int) -> None:
     revision = revision_of(database)
     refuse_unknown(revision)
     if revision != REVISIONS[-1]:
-        try:
-            upgrade(database)
-        except SQLAlchemyError as exc:
-            raise StoreUnavailable(f"The ledger's tables cannot be upgraded: {exc}.") from exc
+        upgrade(database)
     _open_books(database, now_ms)
 
 
 def upgrade(database: sqlite3.Connection) -> None:
     """Applies every revision that is missing, in one transaction: all of them or none."""
-    engine = create_engine("sqlite://", creator=lambda: database, poolclass=StaticPool)
-    event.listen(engine, "begin", _begin)
-    with as_file(files("arkgate.store") / "migrations") as scripts, engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    # Alembic takes a third of a second to import, and most starts have nothing to upgrade.
+    from arkgate.store.upgrade import apply_revisions  # noqa: PLC0415
 
-
-def _begin(connection: Connection) -> None:
-    # sqlite3 is in autocommit mode, so that nothing but this begins a transaction.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    apply_revisions(database)
 
 
 def _open_books(database: sqlite3.Connection, now_ms: int) -> None:
