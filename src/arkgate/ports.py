@@ -25,6 +25,7 @@ from arkgate.core.ledger import (
     Totals,
 )
 from arkgate.core.money import Msat
+from arkgate.core.pricing import Quote
 
 
 class Clock(Protocol):
@@ -165,7 +166,7 @@ class Ledger(Protocol):
 
         Answers by the order of `ReserveOutcome`. Without an idempotency key, an account that cannot
         buy another call (balance or allowance) and repeats the body of its last charged call of the
-        service is ANSWERED.
+        service is ANSWERED, and IN_FLIGHT while a call with that body is under way.
         """
         ...
 
@@ -223,12 +224,11 @@ class Statements(Protocol):
         ...
 
     def replay(
-        self, account_id: str, service: str, price: Msat, request_hash: bytes, idempotency_key: bytes | None
+        self, account_id: str, quote: Quote, request_hash: bytes, idempotency_key: bytes | None
     ) -> Reserved | None:
         """What `reserve` would say where it says ANSWERED, ANSWER_GONE, IN_FLIGHT or KEY_REUSED; else None.
 
-        Whether the day's allowance is used up is told by the limit recorded with the earlier call. Quick
-        enough for the event loop. `reserve` decides the same again, so a race costs nothing.
+        Quick enough for the event loop. `reserve` decides the same again, so a race costs nothing.
         """
         ...
 

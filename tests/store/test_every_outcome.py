@@ -87,14 +87,14 @@ async def _(store: SqliteStore, clock: ManualClock) -> Enum:
 async def _(store: SqliteStore, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store, request_id="r")
-    return await _reserve(store, request_id="r", calls_per_day=1)
+    return await _reserve(store, request_id="r", calls_per_day=1, body="another")
 
 
 @leads_to(ReserveOutcome.LIMIT_REACHED)
 async def _(store: SqliteStore, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store)
-    return await _reserve(store, calls_per_day=1)
+    return await _reserve(store, calls_per_day=1, body="another")
 
 
 @leads_to(ReserveOutcome.INSUFFICIENT)

@@ -16,6 +16,7 @@ from arkgate.core.ledger import (
     Totals,
 )
 from arkgate.core.money import Msat
+from arkgate.core.pricing import Quote
 from arkgate.store.clock import DAY_MS
 from arkgate.store.sqlite import SqliteStore
 from tests.store.books import (
@@ -42,7 +43,7 @@ async def test_funds_for_100_calls_hold_100_of_400_concurrent_ones(
 ) -> None:
     await pay(store, 100 * PRICE)
 
-    answers = await asyncio.gather(*(store.ledger.reserve(call()) for _ in range(400)))
+    answers = await asyncio.gather(*(store.ledger.reserve(call(body=str(n))) for n in range(400)))
 
     counted = Counter(answer.outcome for answer in answers)
     assert counted == {ReserveOutcome.RESERVED: 100, ReserveOutcome.INSUFFICIENT: 300}
@@ -54,7 +55,8 @@ async def test_a_limit_of_5_a_day_holds_under_200_concurrent_calls_and_outranks_
 ) -> None:
     await pay(store, 5 * PRICE)
 
-    answers = await asyncio.gather(*(store.ledger.reserve(call(calls_per_day=5)) for _ in range(200)))
+    asked = [call(calls_per_day=5, body=str(n)) for n in range(200)]
+    answers = await asyncio.gather(*(store.ledger.reserve(one) for one in asked))
 
     counted = Counter(answer.outcome for answer in answers)
     assert counted == {ReserveOutcome.RESERVED: 5, ReserveOutcome.LIMIT_REACHED: 195}
@@ -81,7 +83,7 @@ async def test_allowances_are_per_account_service_and_day(store: SqliteStore, cl
         await store.ledger.reserve(call(calls_per_day=1, account_id=BOB)),
         await store.ledger.reserve(call(calls_per_day=1, service="images")),
     ]
-    same = await store.ledger.reserve(call(calls_per_day=1))
+    same = await store.ledger.reserve(call(calls_per_day=1, body="another"))
     clock.at_ms = MIDNIGHT
     tomorrow = await store.ledger.reserve(call(calls_per_day=1, deadline_ms=MIDNIGHT + 1))
 
@@ -99,7 +101,7 @@ async def test_a_clock_set_back_over_midnight_gives_no_second_allowance(
     await store.ledger.reserve(call(calls_per_day=1, deadline_ms=MIDNIGHT + 1))
 
     clock.pass_ms(-1)
-    answer = await store.ledger.reserve(call(calls_per_day=1))
+    answer = await store.ledger.reserve(call(calls_per_day=1, body="another"))
 
     assert answer.outcome is ReserveOutcome.LIMIT_REACHED
     assert store.statements.allowance(ALICE, CHAT, 1).resets_at_ms == MIDNIGHT + DAY_MS
@@ -385,4 +387,4 @@ async def test_an_answer_belongs_to_its_call(store: SqliteStore, clock: ManualCl
     with pytest.raises(ValueError, match="does not belong"):
         await store.ledger.settle(asked.call_id, PRICE, answer_to(call()))
 
-    assert store.statements.replay(ALICE, CHAT, PRICE, hash_of("x"), None) is None
+    assert store.statements.replay(ALICE, Quote(CHAT, PRICE, None), hash_of("x"), None) is None

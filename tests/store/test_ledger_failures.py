@@ -14,6 +14,7 @@ import pytest
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.ledger import Balance, HoldState, ReserveOutcome, Resolved, SettleOutcome
 from arkgate.core.money import Msat
+from arkgate.core.pricing import Quote
 from arkgate.store.connections import connect_writer
 from arkgate.store.sqlite import SqliteStore, open_sqlite
 from arkgate.store.writer import Writer
@@ -115,7 +116,7 @@ def test_unreadable_books_are_unavailable(tmp_path: Path) -> None:
             with pytest.raises(StoreUnavailable):
                 store.statements.account(ALICE)
             with pytest.raises(StoreUnavailable):
-                store.statements.replay(ALICE, "chat", PRICE, b"h", None)
+                store.statements.replay(ALICE, Quote("chat", PRICE, None), b"h", None)
 
     run(story())
 

@@ -5,6 +5,7 @@ from collections import Counter
 
 from arkgate.core.ledger import Reservation, Reserved, ReserveOutcome
 from arkgate.core.money import Msat
+from arkgate.core.pricing import Quote
 from arkgate.store.clock import DAY_MS
 from arkgate.store.sqlite import SqliteStore
 from tests.store.books import (
@@ -24,9 +25,8 @@ from tests.store.books import (
 
 def foretold(store: SqliteStore, asked: Reservation) -> Reserved | None:
     """What `Statements.replay` says of a reservation."""
-    return store.statements.replay(
-        asked.account_id, asked.service, asked.price, asked.request_hash, asked.idempotency_key
-    )
+    quote = Quote(asked.service, asked.price, asked.calls_per_day)
+    return store.statements.replay(asked.account_id, quote, asked.request_hash, asked.idempotency_key)
 
 
 async def both(store: SqliteStore, asked: Reservation) -> Reserved:
@@ -224,8 +224,26 @@ async def test_answers_are_pruned_in_small_batches_oldest_first(
 
 @in_books
 async def test_nothing_is_replayed_to_a_stranger(store: SqliteStore, clock: ManualClock) -> None:
-    nobody = store.statements.replay(BOB, CHAT, Msat(1), b"h" * 32, None)
-    with_a_key = store.statements.replay(BOB, CHAT, Msat(1), b"h" * 32, b"k" * 32)
+    nobody = store.statements.replay(BOB, Quote(CHAT, Msat(1), None), b"h" * 32, None)
+    with_a_key = store.statements.replay(BOB, Quote(CHAT, Msat(1), None), b"h" * 32, b"k" * 32)
 
     assert nobody is None
     assert with_a_key is None
+
+
+@in_books
+async def test_a_used_up_credential_waits_for_its_call_under_way(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, PRICE)
+    first = call(body="q")
+    await store.ledger.reserve(first)
+
+    repeated = await both(store, call(body="q"))
+    other = await both(store, call(body="another"))
+    await store.ledger.release(first.call_id, "failed")
+    again = await both(store, call(body="q"))
+
+    assert repeated.outcome is ReserveOutcome.IN_FLIGHT
+    assert other.outcome is ReserveOutcome.INSUFFICIENT
+    assert again.outcome is ReserveOutcome.RESERVED

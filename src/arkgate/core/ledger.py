@@ -62,7 +62,7 @@ class ReserveOutcome(Enum):
     REPLAYED = "replayed"
     """This call id was reserved before; the hold is as it was."""
     IN_FLIGHT = "in_flight"
-    """A call with this idempotency key is under way."""
+    """A call with this idempotency key is under way, or with this body and no funds for another."""
     KEY_REUSED = "key_reused"
     """The idempotency key was used for another request."""
     ANSWERED = "answered"

@@ -122,7 +122,12 @@ class Gateway:
         if buyer is None:
             raise await self._unpaid(request)
         reservation = self._reservation(request, buyer)
-        replay = self._replay(reservation)
+        replay = self._statements.replay(
+            buyer.account_id,
+            request.service.quote(),
+            reservation.request_hash,
+            reservation.idempotency_key,
+        )
         if replay is None:
             messages = await self._ready(request, buyer)
             bought = await self._calls.own(self._buy(reservation, messages))
@@ -161,7 +166,8 @@ class Gateway:
     async def _ready(self, request: PaidRequest, buyer: Admitted) -> Sequence[ChatMessage]:
         """What is asked for, once everything but the money allows the call."""
         objection = buyer.objection(request.service.name, self._clock.now_ms() / 1000)
-        if objection is not None:
+        is_hopeless = isinstance(request.messages, Refusal) and not request.probe
+        if objection is not None and not is_hopeless:
             code, because = objection
             raise await self._challenge(request, buyer=buyer, code=code, because=because)
         if isinstance(request.messages, Refusal):
@@ -184,11 +190,6 @@ class Gateway:
             request_id=request.request_id,
             request_hash=self._keyring.digest(b"request", quote.service.encode() + b"\0" + request.body),
             idempotency_key=None if key is None else hashlib.sha256(key.encode()).digest(),
-        )
-
-    def _replay(self, wanted: Reservation) -> Reserved | None:
-        return self._statements.replay(
-            wanted.account_id, wanted.service, wanted.price, wanted.request_hash, wanted.idempotency_key
         )
 
     async def _buy(self, reservation: Reservation, messages: Sequence[ChatMessage]) -> Reply | Reserved:
@@ -279,8 +280,8 @@ def refusal_for(reserved: Reserved, service: Service, now_ms: int) -> Refusal:  
         return _limit_reached(reserved.allowance, service, now_ms)
     if outcome is ReserveOutcome.IN_FLIGHT:
         return RequestInFlight(
-            "A call with this Idempotency-Key is still under way. Repeat the same request in a second; "
-            "do not choose a new key.",
+            "This call is still under way. Repeat the same request in a second, with the same "
+            "Idempotency-Key if you sent one; do not pay again and do not choose a new key.",
             retry_after_seconds=1,
         )
     if outcome is ReserveOutcome.KEY_REUSED:

@@ -103,8 +103,7 @@ def _repeated(
     available, limit = standing.balance.available, asked.calls_per_day
     if not earlier.used_up(available, asked.price, used=standing.used, calls_per_day=limit):
         return None
-    last = earlier.last_settled(database, asked.account_id, service)
-    return earlier.by_body(database, now_ms, last, service=service, request_hash=request_hash)
+    return earlier.by_body(database, now_ms, asked.account_id, service=service, request_hash=request_hash)
 
 
 def _take(

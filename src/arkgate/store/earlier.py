@@ -64,13 +64,20 @@ def by_key(
 
 
 def by_body(
-    database: sqlite3.Connection, now_ms: int, call: EarlierCall | None, *, service: str, request_hash: bytes
+    database: sqlite3.Connection, now_ms: int, account_id: str, *, service: str, request_hash: bytes
 ) -> Repeated | None:
-    """What a used-up account is answered that repeats the body of its last call; None: nothing stored."""
-    if call is None or not call.is_for(service, request_hash):
-        return None
-    answer = stored_answer(database, call.call_id, now_ms)
-    return None if answer is None else Repeated(ReserveOutcome.ANSWERED, answer)
+    """What a used-up account is answered that repeats the body of its last call; None: no such call.
+
+    Also while that call is still under way: a client that lost patience must not be asked to pay again.
+    """
+    call = last_settled(database, account_id, service)
+    if call is not None and call.is_for(service, request_hash):
+        answer = stored_answer(database, call.call_id, now_ms)
+        if answer is not None:
+            return Repeated(ReserveOutcome.ANSWERED, answer)
+    if database.execute(queries.UNDER_WAY, (account_id, service, request_hash)).fetchone() is not None:
+        return Repeated(ReserveOutcome.IN_FLIGHT)
+    return None
 
 
 def used_up(available: Msat, price: Msat, *, used: int, calls_per_day: int | None) -> bool:

@@ -107,6 +107,13 @@ INSERT INTO allowance (account_id, service, day, used, last_settled_call_id) VAL
 ON CONFLICT (account_id, service, day) DO UPDATE SET last_settled_call_id = excluded.last_settled_call_id
 """
 
+# Open holds are few, so their own index is read through.
+UNDER_WAY = """
+SELECT 1 FROM hold INDEXED BY hold_open
+WHERE state = 'open' AND account_id = ? AND service = ? AND request_hash = ?
+LIMIT 1
+"""
+
 USED = "SELECT used FROM allowance WHERE account_id = ? AND service = ? AND day = ?"
 
 # -- Answers --------------------------------------------------------------------------------------

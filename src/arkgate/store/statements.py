@@ -21,11 +21,13 @@ from arkgate.core.ledger import (
     InvoiceState,
     Reserved,
     SessionRecord,
+    Standing,
     StatementLine,
     Totals,
     credit_id,
 )
 from arkgate.core.money import Msat
+from arkgate.core.pricing import Quote
 from arkgate.ports import Clock
 from arkgate.store import audit, earlier, queries
 from arkgate.store.calls import allowance_of
@@ -78,46 +80,45 @@ class SqliteStatements:
             raise unavailable(_UNREADABLE, exc) from exc
 
     def replay(
-        self, account_id: str, service: str, price: Msat, request_hash: bytes, idempotency_key: bytes | None
+        self, account_id: str, quote: Quote, request_hash: bytes, idempotency_key: bytes | None
     ) -> Reserved | None:
         """What `reserve` would say of a request that was made before."""
         try:
             if idempotency_key is None:
-                return self._replay_by_body(account_id, service, price, request_hash)
-            return self._replay_by_key(account_id, service, request_hash, idempotency_key)
+                return self._replay_by_body(account_id, quote, request_hash)
+            return self._replay_by_key(account_id, quote, request_hash, idempotency_key)
         except sqlite3.Error as exc:
             raise unavailable(_UNREADABLE, exc) from exc
 
     def _replay_by_key(
-        self, account_id: str, service: str, request_hash: bytes, key: bytes
+        self, account_id: str, quote: Quote, request_hash: bytes, key: bytes
     ) -> Reserved | None:
         call = earlier.call_by_key(self._database, account_id, key)
         if call is None:
             return None
-        now_ms = self._clock.now_ms()
-        repeated = earlier.by_key(self._database, now_ms, call, service=service, request_hash=request_hash)
-        allowance = self.allowance(account_id, service, call.calls_per_day)
-        return self._reserved(account_id, allowance, repeated)
+        repeated = earlier.by_key(
+            self._database, self._clock.now_ms(), call, service=quote.service, request_hash=request_hash
+        )
+        return self._reserved(self._standing(account_id, quote), repeated)
 
-    def _replay_by_body(
-        self, account_id: str, service: str, price: Msat, request_hash: bytes
-    ) -> Reserved | None:
-        call = earlier.last_settled(self._database, account_id, service)
-        if call is None or not call.is_for(service, request_hash):
+    def _replay_by_body(self, account_id: str, quote: Quote, request_hash: bytes) -> Reserved | None:
+        standing = self._standing(account_id, quote)
+        used, limit = standing.allowance.used, quote.calls_per_day
+        if not earlier.used_up(standing.balance.available, quote.price, used=used, calls_per_day=limit):
             return None
-        allowance = self.allowance(account_id, service, call.calls_per_day)
+        repeated = earlier.by_body(
+            self._database, self._clock.now_ms(), account_id, service=quote.service, request_hash=request_hash
+        )
+        return None if repeated is None else self._reserved(standing, repeated)
+
+    def _standing(self, account_id: str, quote: Quote) -> Standing:
         row = self._database.execute(queries.BALANCE, (account_id,)).fetchone()
-        available = Balance(*row).available
-        if not earlier.used_up(available, price, used=allowance.used, calls_per_day=allowance.limit):
-            return None
-        now_ms = self._clock.now_ms()
-        repeated = earlier.by_body(self._database, now_ms, call, service=service, request_hash=request_hash)
-        return None if repeated is None else self._reserved(account_id, allowance, repeated)
+        balance = Balance(Msat(0), Msat(0)) if row is None else Balance(*row)
+        return Standing(balance, self.allowance(account_id, quote.service, quote.calls_per_day))
 
-    def _reserved(self, account_id: str, allowance: AllowanceState, repeated: earlier.Repeated) -> Reserved:
+    def _reserved(self, standing: Standing, repeated: earlier.Repeated) -> Reserved:
         # Whoever made a call before has paid before: nothing but a payment opens a balance.
-        balance = Balance(*self._database.execute(queries.BALANCE, (account_id,)).fetchone())
-        return Reserved(repeated.outcome, balance, allowance, repeated.answer, funded=True)
+        return Reserved(repeated.outcome, standing.balance, standing.allowance, repeated.answer, funded=True)
 
     async def session(self, session_id: str) -> SessionRecord | None:
         """A session with its first invoice as we know it."""
