@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import orjson
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from arkgate.core.catalog import Catalog, Service
 from arkgate.core.errors import AnswerGone, InvalidRequest, MethodNotAllowed, NotFound, RequestInFlight
+from arkgate.core.keys import token_digest
 from arkgate.core.ledger import (
     AccountRecord,
     Answer,
@@ -187,7 +188,7 @@ class Api:
         account = self._account(admitted.account_id)
         service = next(iter(self._catalog))
         allowance = self._statements.allowance(account.account_id, service.name, service.calls_per_day)
-        token = next((one.text for one in presented if isinstance(one, Token)), None)
+        token = next((text for text in _tokens(presented) if self._opens(text, account)), None)
         body = {
             "token": token,
             "balance_sats": whole_sats(account.balance.posted),
@@ -201,6 +202,9 @@ class Api:
         }
         headers = [*NO_STORE, *standing_headers(Standing(account.balance, allowance))]
         return json_response(body, headers=headers)
+
+    def _opens(self, token: str, account: AccountRecord) -> bool:
+        return self._statements.account_by_token(token_digest(token)) == account.account_id
 
     async def show_catalog(self, request: Request) -> Response:
         """`GET /v1/catalog`: every priced endpoint."""
@@ -250,12 +254,13 @@ class Api:
         record = await self._statements.call(admitted.account_id, request.path_params["request_id"])
         if record is None:
             raise NotFound("This account has made no call with that request id.")
-        service = self._catalog.named(record.service)
         answer = _charged_answer(record)
         account = self._account(admitted.account_id)
-        allowance = self._statements.allowance(account.account_id, service.name, service.calls_per_day)
+        service = next((one for one in self._catalog if one.name == record.service), None)  # maybe retired
+        calls_per_day = service.calls_per_day if service else None
+        allowance = self._statements.allowance(account.account_id, record.service, calls_per_day)
         reply = replied(answer, Standing(account.balance, allowance))
-        return _reply_response(reply, service.path, _arrival(request.scope))
+        return _reply_response(reply, service.path if service else None, _arrival(request.scope))
 
     def _account(self, account_id: str) -> AccountRecord:
         account = self._statements.account(account_id)
@@ -301,6 +306,10 @@ def _presented(request: Request) -> tuple[Presented, ...]:
     return read_credentials(authorization, macaroon)
 
 
+def _tokens(presented: Sequence[Presented]) -> Iterator[str]:
+    return (one.text for one in presented if isinstance(one, Token))
+
+
 def _idempotency_key(headers: HeaderMap) -> str | None:
     key = headers.get(b"idempotency-key")
     if key is None:
@@ -315,7 +324,7 @@ def _amount(body: bytes, headers: HeaderMap) -> Msat:
     return sats(read_amount(body, headers))
 
 
-def _reply_response(reply: Reply, path: str, arrival: Arrival) -> Response:
+def _reply_response(reply: Reply, path: str | None, arrival: Arrival) -> Response:
     """A charged answer as ArkAPI shapes it, with what it cost and what is left."""
     balance = whole_sats(reply.standing.balance.available)
     body = {
