@@ -1,12 +1,14 @@
 """Who a request comes from, for limits: the peer, or what a trusted proxy says of it."""
 
 import ipaddress
+import re
 from collections.abc import Sequence
 
 from starlette.types import Scope
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _IPV6_PREFIX = 64
+_WITH_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?\Z")
 
 
 class ClientAddress:
@@ -28,11 +30,8 @@ class ClientAddress:
         return _bucket(address)
 
     def _is_trusted(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._trusted)
+        parsed = _parsed(address)
+        return parsed is not None and any(parsed in network for network in self._trusted)
 
 
 def _forwarded_for(scope: Scope) -> list[str]:
@@ -40,13 +39,21 @@ def _forwarded_for(scope: Scope) -> list[str]:
     return [hop.strip() for value in values for hop in value.split(",") if hop.strip()][-16:]
 
 
-def _bucket(address: str) -> str:
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address in what a proxy or a socket says: maybe with a port, maybe IPv4 inside IPv6."""
+    with_port = _WITH_PORT.match(address)
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(with_port.group(1) or with_port.group(2) if with_port else address)
     except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed
+
+
+def _bucket(address: str) -> str:
+    parsed = _parsed(address)
+    if parsed is None:
         return address[:64]
     if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped:
-            return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))
-    return address
+    return str(parsed)
