@@ -207,7 +207,7 @@ class _Reader:
                 ca_file=str(table.file("ca_file", required=False) or "") or None,
             )
         except ValueError as error:
-            if "url" in table.given:
+            if table.given.get("url"):  # what is missing or empty has been said
                 self._problems.append(f"[backend] {error}.")
             return None
 

@@ -1,7 +1,6 @@
 """Commands about the books and the keys: ledger verify, keys rotate."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from arkgate.cli.places import config_option, load_settings
 from arkgate.cli.running import start_up_errors
 from arkgate.core.ledger import Finding
 from arkgate.settings import Settings
+from arkgate.simulator.chat import logged_request_ids
 from arkgate.store.keyfile import rotate
 from arkgate.store.sqlite import open_sqlite_readonly
 
@@ -43,9 +43,15 @@ async def _findings(settings: Settings, backend_log: Path | None) -> Sequence[Fi
     with open_sqlite_readonly(app.sqlite_path(settings), app.SystemClock()) as statements:
         findings = list(await statements.verify())
         if backend_log is not None:
-            requests = [json.loads(line)["request_id"] for line in backend_log.read_text().splitlines()]
-            findings.append(await statements.verify_requests(requests))
+            findings.append(await statements.verify_requests(_requests(backend_log)))
     return findings
+
+
+def _requests(backend_log: Path) -> list[str]:
+    try:
+        return logged_request_ids(backend_log)
+    except (ValueError, TypeError, KeyError) as error:
+        raise click.ClickException(f"{backend_log} is not the simulated backend's request log.") from error
 
 
 @click.group()
