@@ -89,9 +89,13 @@ class NotFound(Refusal):
 
 
 class MethodNotAllowed(Refusal):
-    """The path exists and answers to other methods."""
+    """The path exists and answers to other methods: those in `allowed`, separated by commas."""
 
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class InvalidCredential(Refusal):

@@ -98,7 +98,7 @@ class Api:
             arrival, body, headers = await _read(request)
             paid = self._paid_request(request, service, arrival, body, headers)
             if request.method != service.method and paid.presented:
-                raise MethodNotAllowed(f"{service.path} answers to {service.method}.")
+                raise MethodNotAllowed(f"{service.path} answers to {service.method}.", allowed=service.method)
             async with self._gateway.serve(paid) as reply:
                 return _reply_response(reply, service.path, arrival)
 

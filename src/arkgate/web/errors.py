@@ -41,6 +41,11 @@ STATUS: Final[dict[type[errors.Refusal], int]] = {
     errors.UpstreamTimeout: 504,
 }
 RETRY_AFTER_SECONDS = 5
+PUBLIC_SENTENCE: Final[dict[type[errors.Refusal], str]] = {
+    errors.NodeUnavailable: "The payment node cannot be asked now. Try again in a few seconds.",
+    errors.StoreUnavailable: "The ledger is not available now. Try again in a few seconds.",
+}
+"""Where a refusal's own sentence holds an address, a path or another program's words: the operator's."""
 
 
 def status_of(refusal: errors.Refusal) -> int:
@@ -51,6 +56,12 @@ def status_of(refusal: errors.Refusal) -> int:
         if kind in STATUS:
             return STATUS[kind]
     return 500
+
+
+def public_sentence(refusal: errors.Refusal) -> str | None:
+    """What stands for the refusal's own sentence in public, if anything does."""
+    found = (sentence for kind, sentence in PUBLIC_SENTENCE.items() if isinstance(refusal, kind))
+    return next(found, None)
 
 
 def refusal_response(
@@ -66,7 +77,7 @@ def refusal_response(
     status = status_of(refusal)
     body: dict[str, object] = {
         "success": False,
-        "error": refusal.message,
+        "error": public_sentence(refusal) or refusal.message,
         "code": refusal.reason,
         "cost_sats": 0,
         **_wire_fields(refusal, status, public_url),
@@ -106,6 +117,8 @@ def _headers(refusal: errors.Refusal, status: int) -> list[tuple[bytes, bytes]]:
         wait = RETRY_AFTER_SECONDS
     if wait is not None:
         headers.append((b"retry-after", str(wait).encode()))
+    if isinstance(refusal, errors.MethodNotAllowed):
+        headers.append((b"allow", refusal.allowed.encode()))
     if isinstance(refusal, errors.DailyLimitReached):
         headers.append((b"x-should-retry", b"false"))
     return headers

@@ -11,8 +11,15 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from arkgate.core.errors import InternalError, MethodNotAllowed, NotFound, PayloadTooLarge, Refusal
-from arkgate.web.errors import refusal_response
+from arkgate.core.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Refusal,
+)
+from arkgate.web.errors import public_sentence, refusal_response
 from arkgate.web.respond import raw_response
 
 log = structlog.get_logger()
@@ -117,14 +124,16 @@ def _arrival(scope: Scope) -> Arrival:
 
 def _as_refusal(error: Exception, scope: Scope) -> Refusal:
     if isinstance(error, Refusal):
+        if public_sentence(error) is not None:
+            log.warning("a request met a dependency that failed", code=error.reason, reason=error.message)
         return error
     if isinstance(error, HTTPException):
         path, method = scope["path"][:200], scope["method"]
         if error.status_code == 404:
             return NotFound(f"There is nothing at {path}. GET /v1/catalog lists what is on offer.")
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
-            return MethodNotAllowed(f"{path} does not answer to {method}; use {allowed}.")
+            allowed = (error.headers or {}).get("Allow", "")
+            return MethodNotAllowed(f"{path} does not answer to {method}; use {allowed}.", allowed=allowed)
     log.exception("a request failed", path=scope["path"], method=scope["method"])
     return InternalError(
         "The gateway failed. Nothing was charged; the operator can find this request by its id."
@@ -132,8 +141,12 @@ def _as_refusal(error: Exception, scope: Scope) -> Refusal:
 
 
 async def read_body(receive: Receive, scope: Scope, *, maximum: int = BODY_BYTES_MAX) -> bytes:
-    """The request's body. Raises PayloadTooLarge before more than `maximum` bytes are kept."""
-    message = await receive()
+    """The request's body. Raises PayloadTooLarge before more than `maximum` bytes are kept.
+
+    Raises InvalidRequest when the client left before it was complete: what came may well be a request,
+    but not the one that was meant.
+    """
+    message = await _receive(receive)
     body: bytes = message.get("body", b"")
     if not message.get("more_body", False):
         if len(body) > maximum:
@@ -143,13 +156,20 @@ async def read_body(receive: Receive, scope: Scope, *, maximum: int = BODY_BYTES
     while message.get("more_body", False):
         if size > maximum:
             raise _too_large(maximum)
-        message = await receive()
+        message = await _receive(receive)
         chunk = message.get("body", b"")
         size += len(chunk)
         chunks.append(chunk)
     if size > maximum:
         raise _too_large(maximum)
     return b"".join(chunks)
+
+
+async def _receive(receive: Receive) -> Message:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise InvalidRequest("The connection ended before the body was complete.")
+    return message
 
 
 def _too_large(maximum: int) -> PayloadTooLarge:
