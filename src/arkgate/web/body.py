@@ -1,6 +1,7 @@
 """Reads request bodies strictly: JSON objects that mean one thing, chats within stated limits."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ CHARACTERS_MAX = 12_000
 AMOUNT_SATS_MAX = 1_000_000_000
 _JSON_TYPES = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")
 _ROLES = ("user", "assistant")
+_STRUCTURE = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 
 
 def check_media_type(headers: Mapping[bytes, bytes]) -> None:
@@ -55,17 +57,22 @@ def read_object(body: bytes) -> dict[str, object]:
 
 
 def _check_depth(text: str) -> None:
-    depth = deepest = 0
     if text.count("{") + text.count("[") <= DEPTH_MAX:
         return
-    for character in text:
-        if character in "{[":
+    depth = 0
+    in_string = False
+    for found in _STRUCTURE.finditer(text):
+        character = found.group()
+        if character == '"':
+            in_string = not in_string
+        elif in_string:
+            continue
+        elif character in "{[":
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > DEPTH_MAX:
+                raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.")
         elif character in "}]":
             depth -= 1
-    if deepest > DEPTH_MAX:
-        raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.")
 
 
 def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
