@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -249,6 +250,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, ready: Callable[[], No
         public = sockets.enter_context(contextlib.closing(_bind(settings.listen)))
         operator = sockets.enter_context(contextlib.closing(_bind(settings.operator_listen)))
         async with running(settings) as app:
+            _spare_the_collector()
             ready()
             await serve(
                 [Listener(app.public, public), Listener(app.operator, operator)],
@@ -259,3 +261,10 @@ async def run(settings: Settings, stop: asyncio.Event, *, ready: Callable[[], No
 
 def _bind(address: Address) -> socket.socket:
     return bind(address.host, address.port)
+
+
+def _spare_the_collector() -> None:
+    """What is built now lives as long as the process; looking through it again and again costs 5% a call."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

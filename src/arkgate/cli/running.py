@@ -6,9 +6,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
 
 import click
+import orjson
 import structlog
 import uvloop
 
@@ -64,10 +66,15 @@ def set_up_logs(level: str, *, for_people: bool = False) -> None:
         )
     else:
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
+        renderer = structlog.processors.JSONRenderer(serializer=_json)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _json(event: Mapping[str, object], **options: Any) -> str:  # noqa: ANN401 - structlog's own options
+    """One event as JSON; what is no JSON value is written as its text."""
+    return orjson.dumps(event, default=str).decode()

@@ -21,6 +21,12 @@ TOKEN_VERSION = "SELECT token_key_version FROM account WHERE account_id = ? AND 
 
 BALANCE = "SELECT posted_msat, held_msat FROM account WHERE account_id = ? AND kind = 'customer'"
 
+BALANCE_AND_USED = """
+SELECT a.posted_msat, a.held_msat, coalesce(u.used, 0)
+FROM account a LEFT JOIN allowance u ON u.account_id = a.account_id AND u.service = ? AND u.day = ?
+WHERE a.account_id = ? AND a.kind = 'customer'
+"""
+
 CREDIT_ACCOUNT = """
 UPDATE account SET posted_msat = posted_msat + ?
 WHERE account_id = ? AND kind = 'customer'

@@ -31,6 +31,7 @@ from arkgate.core.pricing import Quote
 from arkgate.ports import Clock
 from arkgate.store import audit, earlier, queries
 from arkgate.store.calls import allowance_of
+from arkgate.store.clock import day_of, next_midnight_ms
 from arkgate.store.connections import connect_reader, refusing, unavailable
 
 T = TypeVar("T")
@@ -112,9 +113,14 @@ class SqliteStatements:
         return None if repeated is None else self._reserved(standing, repeated)
 
     def _standing(self, account_id: str, quote: Quote) -> Standing:
-        row = self._database.execute(queries.BALANCE, (account_id,)).fetchone()
-        balance = Balance(Msat(0), Msat(0)) if row is None else Balance(*row)
-        return Standing(balance, self.allowance(account_id, quote.service, quote.calls_per_day))
+        now_ms = self._clock.now_ms()
+        row = self._database.execute(
+            queries.BALANCE_AND_USED, (quote.service, day_of(now_ms), account_id)
+        ).fetchone()
+        posted, held, used = row or (Msat(0), Msat(0), 0)
+        return Standing(
+            Balance(posted, held), AllowanceState(used, quote.calls_per_day, next_midnight_ms(now_ms))
+        )
 
     def _reserved(self, standing: Standing, repeated: earlier.Repeated) -> Reserved:
         # Whoever made a call before has paid before: nothing but a payment opens a balance.

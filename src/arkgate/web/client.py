@@ -1,5 +1,6 @@
 """Who a request comes from, for limits: the peer, or what a trusted proxy says of it."""
 
+import functools
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
     return mapped or parsed
 
 
+@functools.lru_cache(maxsize=4096)
 def _bucket(address: str) -> str:
     parsed = _parsed(address)
     if parsed is None:
