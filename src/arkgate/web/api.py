@@ -234,7 +234,7 @@ class Api:
         """`GET /v1/usage`: the holder's statement, oldest first, as JSON or CSV."""
         admitted = await self._admission.require(_presented(request), whole=True)
         offset = _whole_number(request, "offset", default=0, maximum=10**9)
-        limit = _whole_number(request, "limit", default=USAGE_LINES, maximum=USAGE_LINES_MAX)
+        limit = _whole_number(request, "limit", default=USAGE_LINES, minimum=1, maximum=USAGE_LINES_MAX)
         lines = await self._statements.statement(admitted.account_id, offset=offset, limit=limit + 1)
         shown = lines[:limit]
         if _wants_csv(request):
@@ -407,10 +407,10 @@ def _wants_csv(request: Request) -> bool:
     return wanted == "csv" or (wanted is None and request.headers.get("accept", "").startswith("text/csv"))
 
 
-def _whole_number(request: Request, name: str, *, default: int, maximum: int) -> int:
+def _whole_number(request: Request, name: str, *, default: int, maximum: int, minimum: int = 0) -> int:
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 10 or int(text) > maximum:
-        raise InvalidRequest(f"{name} must be a whole number up to {maximum}.")
+    if not (text.isascii() and text.isdigit()) or len(text) > 10 or not minimum <= int(text) <= maximum:
+        raise InvalidRequest(f"{name} must be a whole number between {minimum} and {maximum}.")
     return int(text)
