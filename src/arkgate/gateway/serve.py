@@ -1,6 +1,5 @@
 """The paid call from request to reply: replay, quote, challenge, admit, reserve, forward, settle."""
 
-import hashlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -189,7 +188,7 @@ class Gateway:
             deadline_ms=now_ms + int(self._terms.deadline_seconds * 1000),
             request_id=request.request_id,
             request_hash=self._keyring.digest(b"request", quote.service.encode() + b"\0" + request.body),
-            idempotency_key=None if key is None else hashlib.sha256(key.encode()).digest(),
+            idempotency_key=None if key is None else self._keyring.digest(b"idempotency key", key.encode()),
         )
 
     async def _buy(self, reservation: Reservation, messages: Sequence[ChatMessage]) -> Reply | Reserved:
