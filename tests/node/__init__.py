@@ -1,0 +1,1 @@
+"""Stories against a real LND and a real payer."""
