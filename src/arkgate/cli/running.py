@@ -42,12 +42,21 @@ def run_until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 @contextlib.contextmanager
 def start_up_errors() -> Iterator[None]:
     """Says what keeps a command from starting, without a traceback."""
+    sentences: list[str] = []
     try:
         yield
-    except* (CannotListen, KeyfileError, OSError) as group:
-        raise click.ClickException("; ".join(str(error) for error in group.exceptions)) from group
-    except* Refusal as group:
-        raise click.ClickException("; ".join(str(error) for error in group.exceptions)) from group
+    except* (CannotListen, KeyfileError, OSError, Refusal) as group:
+        sentences += map(str, _leaves(group))
+    if sentences:  # raised inside `except*`, it would become part of a group that click does not know
+        raise click.ClickException("; ".join(sentences))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def set_up_logs(level: str, *, for_people: bool = False) -> None:
