@@ -1,6 +1,7 @@
 """Refusals over HTTP: each type of the tree with its status, code, sentence and headers."""
 
 import asyncio
+import base64
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import TypeVar
 import grpc
 import httpx
 import pytest
+from pymacaroons.serializers import BinarySerializer
 from starlette.types import Receive, Scope, Send
 from tests.stage import Credential, Stage, run, staged
 
@@ -306,10 +308,18 @@ def test_a_call_is_not_made_twice(tmp_path: Path) -> None:
 
 
 @tells(errors.AttenuatedCredential, errors.SettlementPending)
-def test_a_credential_that_may_not_or_cannot_be_used_yet_says_so(tmp_path: Path) -> None:
+def test_a_credential_that_may_not_or_cannot_be_used_yet_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arkgate.gateway.fund.PROOF_PATIENCE_SECONDS", 0.3)
+
     async def story(stage: Stage) -> None:
-        # What narrows a credential is in tests/gateway/test_credential_lives.py.
-        assert status_of(errors.AttenuatedCredential("No.")) == 403
+        bought = await stage.buy_credential()
+        macaroon = BinarySerializer().deserialize_raw(base64.b64decode(bought.macaroon))
+        macaroon.add_first_party_caveat("ai_chat_valid_until=1800000000")
+        narrowed = base64.b64encode(BinarySerializer().serialize_raw(macaroon)).decode()
+        header = Credential(narrowed, bought.preimage, "").header
+        refused(await stage.http.post("/v1/tokens", headers=header), errors.AttenuatedCredential)
         stage.simulation.gate.habits.settlement_lag_seconds = 8
         pending = await stage.buy_credential()
         refused(await stage.chat(pending.header), errors.SettlementPending)
