@@ -200,6 +200,21 @@ class Ledger(Protocol):
         """Notes when an open invoice is to be looked up next; None: never again on our own account."""
         ...
 
+    def check(self) -> None:
+        """Raises StoreUnavailable while the last change could not be made durable.
+
+        Quick enough for the event loop: ask it before anything is sold. Says nothing of a disk that
+        nobody has written to since it became full; `probe` finds that out.
+        """
+        ...
+
+    async def probe(self) -> None:
+        """A small durable change that means nothing: finds out whether the books can be written.
+
+        Raises StoreUnavailable when they cannot; afterwards `check` says the same.
+        """
+        ...
+
 
 class Statements(Protocol):
     """Reads for admission, pages and APIs. Every balance shown anywhere comes from `account`.

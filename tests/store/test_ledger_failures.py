@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arkgate.core.errors import StoreUnavailable
+from arkgate.core.errors import InternalError, StoreUnavailable
 from arkgate.core.ledger import Balance, HoldState, ReserveOutcome, Resolved, SettleOutcome
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
@@ -53,6 +53,60 @@ async def test_a_full_disk_refuses_the_batch_and_loses_nothing(
     found = await store.statements.call(ALICE, small.request_id)
     assert found is not None
     assert found.state is HoldState.OPEN
+
+
+@in_books
+async def test_unwritten_books_say_so_until_a_change_is_durable_again(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, PRICE)
+    asked = call()
+    await store.ledger.reserve(asked)
+    store.ledger.check()
+    await store.writer.run(lambda db, _: _pages_at_most(2, db))
+
+    with pytest.raises(StoreUnavailable):
+        await store.ledger.settle(asked.call_id, PRICE, answer_to(asked, text="x" * 100_000))
+    with pytest.raises(StoreUnavailable, match="cannot be written"):
+        store.ledger.check()
+    assert not await store.ledger.sweep(10)
+    with pytest.raises(LookupError):
+        await store.ledger.release("no such call", "")
+    with pytest.raises(StoreUnavailable):
+        store.ledger.check()  # a verb that changed nothing said nothing of the disk
+    await store.writer.run(lambda db, _: _pages_at_most(10_000, db))
+    await store.ledger.probe()
+    store.ledger.check()
+
+
+@in_books
+async def test_a_probe_finds_out_that_the_books_cannot_be_written(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    database = await store.writer.run(lambda db, _: db)
+    database.execute("PRAGMA query_only = ON")
+    store.ledger.check()
+
+    with pytest.raises(StoreUnavailable):
+        await store.ledger.probe()
+    with pytest.raises(StoreUnavailable):
+        store.ledger.check()
+    database.execute("PRAGMA query_only = OFF")
+    await store.ledger.probe()
+    store.ledger.check()
+
+
+@in_books
+async def test_a_fault_of_one_verb_does_not_make_the_books_unwritable(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    def breaks_a_rule(database: sqlite3.Connection, _now_ms: int) -> None:
+        database.execute("INSERT INTO meta VALUES ('opened_at_ms', 0)")
+
+    with pytest.raises(InternalError):
+        await store.writer.run(breaks_a_rule)
+
+    store.ledger.check()
 
 
 @in_books

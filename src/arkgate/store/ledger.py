@@ -1,5 +1,6 @@
 """The ledger on SQLite: each verb of the port as one job of the writer."""
 
+import sqlite3
 from collections.abc import Sequence
 
 from arkgate.core.keys import Purpose
@@ -17,7 +18,7 @@ from arkgate.core.ledger import (
     Swept,
 )
 from arkgate.core.money import Msat
-from arkgate.store import calls, funding
+from arkgate.store import calls, funding, queries
 from arkgate.store.writer import Writer
 
 
@@ -26,6 +27,7 @@ class SqliteLedger:
 
     def __init__(self, writer: Writer) -> None:
         self._run = writer.run
+        self._check = writer.check
 
     async def open_session(self, session: SessionRecord, *, token_digest: bytes, key_version: int) -> None:
         """Opens a customer account with its token, a session and the session's open invoice."""
@@ -78,3 +80,15 @@ class SqliteLedger:
     async def mark_looked_up(self, payment_hash: bytes, next_lookup_ms: int | None) -> None:
         """Notes when an open invoice is to be looked up next."""
         await self._run(lambda db, now: funding.mark_looked_up(db, now, payment_hash, next_lookup_ms))
+
+    def check(self) -> None:
+        """Raises StoreUnavailable while the last change could not be made durable."""
+        self._check()
+
+    async def probe(self) -> None:
+        """Finds out whether the books can be written."""
+        await self._run(lambda db, now: _note(db, "probed_at_ms", now))
+
+
+def _note(database: sqlite3.Connection, name: str, value: int) -> None:
+    database.execute(queries.NOTE_FACT, (name, value))

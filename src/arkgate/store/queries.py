@@ -195,6 +195,12 @@ ON CONFLICT (node) DO UPDATE SET add_index = max(add_index, excluded.add_index),
   settle_index = max(settle_index, excluded.settle_index)
 """
 
+# -- Facts about these books -----------------------------------------------------------------------
+
+NOTE_FACT = """
+INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
+"""
+
 # -- Reads for admission, pages and APIs ----------------------------------------------------------
 
 ACCOUNT = """

@@ -38,6 +38,7 @@ _FAULTS_OF_ONE_VERB = (
     sqlite3.ProgrammingError,
     sqlite3.InterfaceError,
 )
+_UNWRITTEN = "The ledger cannot be written now"
 log = structlog.get_logger(__name__)
 
 
@@ -67,6 +68,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = False
+        self._failure: sqlite3.Error | None = None
         self._thread = Thread(target=self._main, name="arkgate-ledger", daemon=True)
         self._thread.start()
 
@@ -79,6 +81,12 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Job(verb, future))
         return await future
+
+    def check(self) -> None:
+        """Raises StoreUnavailable from a batch that was not written until a change is durable again."""
+        failure = self._failure
+        if failure is not None:
+            raise unavailable(_UNWRITTEN, failure)
 
     async def close(self) -> None:
         """Commits what waits, writes the log back into the database file, and gives up the connection."""
@@ -121,7 +129,8 @@ class Writer:
                 self._one_by_one(jobs, now_ms)
         except sqlite3.Error as exc:
             log.error("ledger not written", error=str(exc), verbs=len(jobs))
-            self._fail(jobs, partial(unavailable, "The ledger cannot be written now", exc))
+            self._failure = exc
+            self._fail(jobs, partial(unavailable, _UNWRITTEN, exc))
         except Exception as exc:  # noqa: BLE001 - a dead writer would leave every caller waiting for ever
             log.error("ledger writer failed", error=repr(exc), verbs=len(jobs))
             self._fail(jobs, partial(InternalError, "The ledger's writer failed."))
@@ -132,6 +141,7 @@ class Writer:
         False when one did: then nothing has happened, and which one it was is found one by one.
         """
         database = self._database
+        changes = database.total_changes
         database.execute("BEGIN IMMEDIATE")
         try:
             for job in jobs:
@@ -139,18 +149,27 @@ class Writer:
         except Exception:  # noqa: BLE001 - it happens again one by one, and is raised there
             self._roll_back()
             return False
-        database.execute("COMMIT")
+        self._commit_changes(changed=database.total_changes > changes)
         return True
 
     def _one_by_one(self, jobs: Sequence[_Job], now_ms: int) -> None:
         self._database.execute("BEGIN IMMEDIATE")
-        for job in jobs:
-            self._run_one(job, now_ms)
-        self._database.execute("COMMIT")
+        changed = [self._run_one(job, now_ms) for job in jobs]
+        self._commit_changes(changed=any(changed))
 
-    def _run_one(self, job: _Job, now_ms: int) -> None:
-        """One verb in a savepoint: what it does wrong by itself is undone and harms no other."""
+    def _commit_changes(self, *, changed: bool) -> None:
+        """A commit that changes nothing writes nothing, so it says nothing of the disk."""
+        self._database.execute("COMMIT")
+        if changed:
+            self._failure = None
+
+    def _run_one(self, job: _Job, now_ms: int) -> bool:
+        """One verb in a savepoint: what it does wrong by itself is undone and harms no other.
+
+        Answers whether it changed anything.
+        """
         database = self._database
+        changes = database.total_changes
         job.result = None
         database.execute("SAVEPOINT verb")
         try:
@@ -166,6 +185,7 @@ class Writer:
             job.error = exc
             database.execute("ROLLBACK TO verb")
         database.execute("RELEASE verb")
+        return job.error is None and database.total_changes > changes
 
     def _fail(self, jobs: Sequence[_Job], error: Callable[[], Exception]) -> None:
         for job in jobs:
