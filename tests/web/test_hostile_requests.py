@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.stage import Stage, run, staged
 
-from arkgate.core.errors import Refusal
+from arkgate.core.errors import InvalidRequest, Refusal
 from arkgate.web.body import read_chat, read_object
 from arkgate.web.protocol import ProtocolLimits
 
@@ -341,3 +342,13 @@ def test_strange_headers_are_refused_or_ignored(tmp_path: Path) -> None:
             assert status in (0, 100) or 400 <= status < 500, header
 
     play(tmp_path, attack)
+
+
+def test_a_body_of_many_small_parts_is_refused_before_it_is_parsed() -> None:
+    body = b'{"x":[' + b"[]," * 300_000 + b'[]],"\\u0041":1}'
+    started = time.perf_counter()
+
+    with pytest.raises(InvalidRequest, match="more parts"):
+        read_object(body)
+
+    assert time.perf_counter() - started < 0.1
