@@ -24,9 +24,10 @@ from arkgate.gateway.sessions import Sessions
 from arkgate.gateway.sweep import Sweep
 from arkgate.nodes import NODE_KINDS
 from arkgate.nodes.channel import NodeCredentials
-from arkgate.ports import Clock, Ledger, PaymentNode, Statements
+from arkgate.ports import Backend, Clock, Ledger, PaymentNode, Statements
 from arkgate.settings import Address, NodeSettings, Settings
 from arkgate.store import open_store
+from arkgate.store.clock import ForwardClock
 from arkgate.store.keyfile import load_or_create_keyring
 from arkgate.web.admin import Admin
 from arkgate.web.api import Api
@@ -67,7 +68,9 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
 
     Raises KeyfileError or StoreUnavailable when it must not start.
     """
-    clock = clock or SystemClock()
+    # One clock for deadlines and for the sweep: a host clock that is set back must not make a new hold
+    # look overdue.
+    clock = ForwardClock(clock or SystemClock())
     database = sqlite_path(settings)
     database.parent.mkdir(parents=True, exist_ok=True)
     keyring = load_or_create_keyring(settings.keys_file, books_exist=database.exists())
@@ -86,7 +89,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         released = await sweep.release_overdue()
         log.info("books opened", database=str(database), released_holds=released)
         funding = parts.funding()
-        await stack.enter_async_context(_background(metrics, _work(funding, sweep, nodes)))
+        await stack.enter_async_context(_background(metrics, _work(funding, sweep, nodes, backend)))
         stack.push_async_callback(_drain, calls, settings.call_deadline_seconds)
         yield parts.app(funding)
 
@@ -162,9 +165,7 @@ class _Parts:
 
     def _gateway(self, admission: Admission, desk: InvoiceDesk) -> Gateway:
         limits = self.settings.limits
-        limit = RateLimit(
-            "challenges", client=limits.challenges_client, everybody=limits.challenges_all, clock=self.clock
-        )
+        limit = RateLimit("challenges", client=limits.challenges_client, everybody=limits.challenges_all)
         return Gateway(
             admission=admission,
             challenger=Challenger(
@@ -193,16 +194,14 @@ class _Parts:
             statements=self.statements,
             clock=self.clock,
             terms=self.settings.sessions,
-            limit=RateLimit(
-                "sessions", client=limits.sessions_client, everybody=limits.sessions_all, clock=self.clock
-            ),
+            limit=RateLimit("sessions", client=limits.sessions_client, everybody=limits.sessions_all),
             observer=self.metrics,
             calls=self.calls,
         )
 
 
 def _work(
-    funding: Funding, sweep: Sweep, nodes: list[PaymentNode]
+    funding: Funding, sweep: Sweep, nodes: list[PaymentNode], backend: Backend
 ) -> dict[str, Callable[[], Awaitable[None]]]:
     """The background work by name."""
 
@@ -214,6 +213,7 @@ def _work(
         "look-ups": funding.poll,
         "daily reconcile": funding.reconcile_daily,
         "sweep": sweep.run,
+        "watch backend": backend.watch,
     }
 
 

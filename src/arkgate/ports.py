@@ -92,8 +92,12 @@ class PaymentNode(Protocol):
     """The smallest invoice that makes sense here."""
     invoice_maximum: Msat
 
-    async def create_invoice(self, amount: Msat, *, memo: str, expiry_seconds: int) -> Invoice:
-        """A new invoice for exactly that amount. Not retried: a lost answer leaves a harmless orphan.
+    async def create_invoice(
+        self, amount: Msat, *, preimage: bytes, memo: str, expiry_seconds: int
+    ) -> Invoice:
+        """A new invoice for exactly that amount, whose payment hash is the SHA-256 of `preimage`.
+
+        Not retried: a lost answer leaves a harmless orphan.
 
         Raises NodeUnavailable also when what the node returned does not match what was asked for.
         """
@@ -335,8 +339,16 @@ class Backend(Protocol):
     much; UpstreamTimeout when it does not answer in time; BackendRejected for its 400, 413 and 422.
     """
 
+    def check(self) -> None:
+        """Raises Overloaded or BackendUnavailable when no call should be sold now: before a challenge."""
+        ...
+
     def admit(self) -> None:
-        """Raises Overloaded or BackendUnavailable when a call should not be sold now."""
+        """As `check`, before a paid call: after a pause it lets one through to a backend that failed."""
+        ...
+
+    async def watch(self) -> None:
+        """Background work: finds out, for ever, when a backend that failed is back."""
         ...
 
     async def chat(self, messages: Sequence[ChatMessage], *, call_id: str) -> Completion:

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arkgate.core.keys import Keyring, Purpose, PurposeKind, token_digest
+from arkgate.core.keys import Keyring, Purpose, PurposeKind, Tag, token_digest
 
 OLD, NEW = secrets.token_bytes(32), secrets.token_bytes(32)
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 PURPOSE = Purpose(PurposeKind.SESSION, ACCOUNT)
+HASH = secrets.token_bytes(32)
 ids = st.binary(min_size=16, max_size=16).map(bytes.hex)
 
 
@@ -21,16 +22,16 @@ def test_a_tag_comes_back_as_its_purpose_whatever_stands_before_it(
 ) -> None:
     ring, purpose = Keyring({1: OLD}), Purpose(kind, account_id)
 
-    assert ring.read_tag(f"{title} {ring.tag(purpose)}") == purpose
+    assert ring.read_tag(f"{title} {ring.tag(purpose, HASH)}", HASH) == Tag(purpose, 1)
 
 
 @pytest.mark.parametrize("position", range(1, 43))
 def test_a_tag_with_one_letter_changed_is_not_ours(position: int) -> None:
     ring = Keyring({1: OLD})
-    tag = ring.tag(PURPOSE)
+    tag = ring.tag(PURPOSE, HASH)
     letter = "A" if tag[position] != "A" else "g"  # differ in the first bit, which base64 always keeps
 
-    assert ring.read_tag(tag[:position] + letter + tag[position + 1 :]) is None
+    assert ring.read_tag(tag[:position] + letter + tag[position + 1 :], HASH) is None
 
 
 @pytest.mark.parametrize(
@@ -38,38 +39,49 @@ def test_a_tag_with_one_letter_changed_is_not_ours(position: int) -> None:
     ["", "[]", "another shop's order 7", "[" + "A" * 42 + "]", "[" + "A" * 41 + "]", "[" + "ä" * 42 + "]"],
 )
 def test_a_memo_without_our_tag_has_no_purpose(memo: str) -> None:
-    assert Keyring({1: OLD}).read_tag(memo) is None
+    assert Keyring({1: OLD}).read_tag(memo, HASH) is None
 
 
 def test_a_tag_in_the_middle_of_a_memo_does_not_count() -> None:
     ring = Keyring({1: OLD})
 
-    assert ring.read_tag(f"{ring.tag(PURPOSE)} thanks") is None
+    assert ring.read_tag(f"{ring.tag(PURPOSE, HASH)} thanks", HASH) is None
+
+
+def test_a_tag_copied_to_another_payment_is_foreign() -> None:
+    ring = Keyring({1: OLD})
+
+    assert ring.read_tag(ring.tag(PURPOSE, HASH), secrets.token_bytes(32)) is None
+
+
+def test_keys_do_not_show_in_a_representation() -> None:
+    assert OLD.hex() not in repr(Keyring({1: OLD}))
+    assert repr(OLD) not in repr(Keyring({1: OLD}))
 
 
 def test_another_rings_tag_is_foreign() -> None:
-    assert Keyring({1: OLD}).read_tag(Keyring({1: NEW}).tag(PURPOSE)) is None
+    assert Keyring({1: OLD}).read_tag(Keyring({1: NEW}).tag(PURPOSE, HASH), HASH) is None
 
 
 def test_a_tag_of_a_purpose_that_this_program_does_not_know_is_foreign() -> None:
     ring = Keyring({1: OLD})
     later = Purpose(9, ACCOUNT)  # type: ignore[arg-type]  # what a later version of this program writes
 
-    assert ring.read_tag(ring.tag(later)) is None
+    assert ring.read_tag(ring.tag(later, HASH), HASH) is None
 
 
 def test_old_tags_tokens_and_root_keys_outlive_a_rotation() -> None:
     before, after = Keyring({1: OLD}), Keyring({1: OLD, 2: NEW})
 
     assert after.current == 2
-    assert after.read_tag(before.tag(PURPOSE)) == PURPOSE
+    assert after.read_tag(before.tag(PURPOSE, HASH), HASH) == Tag(PURPOSE, 1)
     assert after.token(ACCOUNT, version=1) == before.token(ACCOUNT, version=1)
     assert after.root_key(b"id", version=1) == before.root_key(b"id", version=1)
     assert after.digest(b"request", b"body") == before.digest(b"request", b"body")
 
 
 def test_new_tags_are_unreadable_without_the_new_key() -> None:
-    assert Keyring({1: OLD}).read_tag(Keyring({1: OLD, 2: NEW}).tag(PURPOSE)) is None
+    assert Keyring({1: OLD}).read_tag(Keyring({1: OLD, 2: NEW}).tag(PURPOSE, HASH), HASH) is None
 
 
 def test_a_token_is_stable_and_differs_by_account_and_by_version() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from pymacaroons.serializers import BinarySerializer
 from tests.stage import MODEL, Credential, Stage, eventually, run, staged
 
+from arkgate.l402.caveats import issued
 from arkgate.l402.identifier import Identifier
 from arkgate.l402.macaroon import mint, read
 from arkgate.simulator.simulation import Simulation
@@ -86,17 +88,60 @@ def test_a_remainder_is_not_stranded(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def issued_long_ago(stage: Stage, credential: Credential) -> Credential:
+    """The same purchase as a gateway would have minted it whose credentials have ended by now."""
+    identifier = read(base64.b64decode(credential.macaroon)).identifier
+    keyring = load_keyring(stage.settings.keys_file)
+    root_key = keyring.root_key(identifier, version=keyring.current)
+    assert root_key is not None
+    raw = mint(root_key, identifier, issued("ai_chat", valid_until=1, account_id=None))
+    return Credential(base64.b64encode(raw).decode(), credential.preimage, credential.invoice)
+
+
 def test_an_expired_credential_gets_a_challenge_for_its_own_account(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         whole = await stage.buy_credential()
-        expired = await stage.chat(attenuated(whole, "ai_chat_valid_until=1").header)
+        expired = await stage.chat(issued_long_ago(stage, whole).header)
 
         assert expired.status_code == 402
         assert expired.json()["code"] == "credential_expired"
+        assert expired.headers["x-balance-sats"] == "50"
         assert f"account={identifier_of(whole.macaroon).account_id}" in caveats_of(expired.json()["macaroon"])
         assert (await stage.chat(whole.header)).status_code == 200
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize("spent", [False, True])
+def test_a_lent_credential_is_never_renewed_into_its_owners_account(tmp_path: Path, spent: bool) -> None:
+    async def story(stage: Stage) -> None:
+        owner = await stage.buy_credential()
+        lent = attenuated(
+            owner, f"ai_chat_valid_until={time.time() + 1000:.0f}" if spent else "ai_chat_valid_until=1"
+        )
+        if spent:
+            await stage.chat(lent.header, {"prompt": "one"})
+        renewed = await stage.chat(lent.header, {"prompt": "two"})
+
+        assert renewed.status_code == 402
+        macaroon = renewed.json()["macaroon"]
+        assert identifier_of(macaroon).account_id != identifier_of(owner.macaroon).account_id
+        assert not [caveat for caveat in caveats_of(macaroon) if caveat.startswith("account=")]
+
+    play(tmp_path, story)
+
+
+def test_an_expired_credential_at_its_days_limit_is_sold_nothing(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        whole = await stage.buy_credential()
+        await stage.chat(whole.header)
+        before = invoices_made(stage)
+        answer = await stage.chat(issued_long_ago(stage, whole).header, {"prompt": "another"})
+
+        assert answer.status_code == 429
+        assert invoices_made(stage) == before
+
+    play(tmp_path, story, {"[[services]]": "calls_per_day = 1"})
 
 
 def test_an_expired_credential_with_a_hopeless_body_is_not_sold_a_call(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from arkgate.gateway.limits import Rate, RateLimit
 class Clock:
     ms: int = 1_000_000
 
-    def now_ms(self) -> int:
-        return self.ms
+    def __call__(self) -> float:
+        return self.ms / 1000
 
 
 def limit(clock: Clock, *, client: int = 3, everybody: int = 100, clients_max: int = 100) -> RateLimit:

@@ -32,18 +32,31 @@ class Breaker:
         self._closed_until = 0.0
         self._is_probing = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the backend could not be reached lately."""
+        return self._failures_count >= self._failures_max
+
+    def check(self) -> None:
+        """Raises BackendUnavailable until the backend was reached again; uses up no probe."""
+        if self.is_open:
+            raise self._unavailable(self._closed_until - self._clock())
+
     def admit(self) -> None:
         """Raises BackendUnavailable during a pause; after it, lets exactly one caller through."""
-        if self._failures_count < self._failures_max:
+        if not self.is_open:
             return
         remaining_seconds = self._closed_until - self._clock()
         if remaining_seconds > 0:
-            raise BackendUnavailable(
-                "The chat backend cannot be reached; nothing was charged.",
-                retry_after_seconds=max(1, math.ceil(remaining_seconds)),
-            )
+            raise self._unavailable(remaining_seconds)
         self._is_probing = True
         self._closed_until = self._clock() + self._pause_seconds
+
+    def _unavailable(self, seconds: float) -> BackendUnavailable:
+        return BackendUnavailable(
+            "The chat backend cannot be reached; nothing was charged.",
+            retry_after_seconds=max(1, math.ceil(seconds)),
+        )
 
     def failed(self) -> None:
         """A connection could not be made. Calls that fail together lengthen the pause once."""

@@ -15,6 +15,7 @@ from arkgate.backend.transport import AnswerTooLarge, PooledTransport, Transport
 from arkgate.core.errors import Overloaded, Refusal, UpstreamError, UpstreamTimeout
 from arkgate.ports import ChatMessage, Completion, Health
 
+WATCH_SECONDS = 2.0
 HEALTH_TIMEOUT_SECONDS = 3.0
 
 
@@ -91,11 +92,24 @@ class ChatBackend:
         """Connections that work for somebody; 0 when nothing is under way."""
         return self._transport.busy_count
 
+    def check(self) -> None:
+        """Raises Overloaded or BackendUnavailable when no call should be sold now."""
+        if self._under_way_count >= self._settings.concurrency_max:
+            raise _overloaded()
+        self._breaker.check()
+
     def admit(self) -> None:
-        """Raises Overloaded or BackendUnavailable when a call should not be sold now."""
+        """As `check`, for a paid call that follows at once: it may be the probe of a backend that failed."""
         if self._under_way_count >= self._settings.concurrency_max:
             raise _overloaded()
         self._breaker.admit()
+
+    async def watch(self) -> None:
+        """Asks a backend that could not be reached again and again, for ever, until it can be."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._breaker.is_open:
+                await self.health()
 
     async def chat(self, messages: Sequence[ChatMessage], *, call_id: str) -> Completion:
         """Asks for one buffered completion; see `ports.Backend`.

@@ -31,7 +31,15 @@ class Purpose:
     account_id: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What an invoice's memo states: its purpose, and the key version it was made under."""
+
+    purpose: Purpose
+    key_version: int
+
+
+@dataclass(frozen=True, repr=False)
 class Keyring:
     """Secret keys by version (1 to 65535); new secrets are made under the newest.
 
@@ -76,27 +84,32 @@ class Keyring:
         """
         return self._derive(label, message, min(self.versions))
 
-    def tag(self, purpose: Purpose) -> str:
-        """The end of an invoice's memo that tells, without a row, that it is ours and whose it is."""
+    def tag(self, purpose: Purpose, payment_hash: bytes) -> str:
+        """The end of an invoice's memo that tells, without a row, that it is ours and whose it is.
+
+        Bound to the payment hash: whoever copies a memo to another invoice of the same node copies
+        nothing.
+        """
         body = bytes((purpose.kind,)) + self.current.to_bytes(2, "big") + bytes.fromhex(purpose.account_id)
-        mac = self._derive(b"invoice tag", body, self.current)[:TAG_MAC_BYTES]
+        mac = self._tag_mac(body, payment_hash, self.current)
         return f"[{base64.urlsafe_b64encode(body + mac).decode().rstrip('=')}]"
 
-    def read_tag(self, memo: str) -> Purpose | None:
-        """The purpose that a memo's tag states, or None when the tag is missing or not ours."""
+    def read_tag(self, memo: str, payment_hash: bytes) -> Tag | None:
+        """What a memo's tag states, or None when the tag is missing or not ours for that payment."""
         found = _TAG.search(memo)
         if found is None:
             return None
         raw = base64.urlsafe_b64decode(found.group(1) + "==")
         body, mac = raw[:-TAG_MAC_BYTES], raw[-TAG_MAC_BYTES:]
         version = int.from_bytes(body[1:3], "big")
-        if version not in self.versions:
+        if version not in self.versions or body[0] not in PurposeKind.__members__.values():
             return None
-        if not hmac.compare_digest(mac, self._derive(b"invoice tag", body, version)[:TAG_MAC_BYTES]):
+        if not hmac.compare_digest(mac, self._tag_mac(body, payment_hash, version)):
             return None
-        if body[0] not in PurposeKind.__members__.values():  # written by a later version of this program
-            return None
-        return Purpose(kind=PurposeKind(body[0]), account_id=body[3:].hex())
+        return Tag(Purpose(kind=PurposeKind(body[0]), account_id=body[3:].hex()), version)
+
+    def _tag_mac(self, body: bytes, payment_hash: bytes, version: int) -> bytes:
+        return self._derive(b"invoice tag", body + payment_hash, version)[:TAG_MAC_BYTES]
 
 
 def token_digest(token: str) -> bytes:

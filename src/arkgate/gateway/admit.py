@@ -41,6 +41,11 @@ class Admitted:
     account_id: str
     proof: Proof | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its holder has not narrowed it: only the whole credential stands for the account."""
+        return self.proof is None or not self.proof.terms.attenuated
+
     def objection(self, service: str, now_seconds: float) -> tuple[str, str] | None:
         """Why this credential does not buy that service now: a code and a sentence. None: it does."""
         if self.proof is None:
@@ -95,7 +100,7 @@ class Admission:
                 "This route needs your credential: send Authorization: Bearer ak_… or "
                 "Authorization: L402 <macaroon>:<preimage>."
             )
-        if whole and admitted.proof is not None and admitted.proof.terms.attenuated:
+        if whole and not admitted.is_whole:
             raise AttenuatedCredential(
                 "This credential was narrowed by its holder; only the whole one may be used here."
             )

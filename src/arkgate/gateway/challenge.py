@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from arkgate.ports import Clock, Invoice, Observer, PaymentNode
 
 log = structlog.get_logger()
 INVOICES_AT_ONCE_MAX = 8
+PREIMAGE_BYTES = 32
 INVOICES_WAITING_MAX = 256
 
 
@@ -48,19 +50,24 @@ class InvoiceDesk:
         return self.nodes[0]
 
     async def invoice(self, amount: Msat, purpose: Purpose, *, title: str, expiry_seconds: int) -> Invoice:
-        """An invoice whose memo ends in the keyed tag of its purpose.
+        """An invoice whose memo ends in the keyed tag of its purpose and payment hash.
 
-        Raises NodeUnavailable, and Overloaded when too many wait already.
+        The preimage is drawn here, because the tag must name the hash (or a copied memo would make a
+        foreign payment ours); only the node keeps it. Raises NodeUnavailable, and Overloaded when too
+        many wait already.
         """
         if self._waiting >= INVOICES_WAITING_MAX:
             raise Overloaded(
                 "Too many invoices are being made. Try again in a second.", retry_after_seconds=1
             )
-        memo = f"{title} {self._keyring.tag(purpose)}"
+        preimage = secrets.token_bytes(PREIMAGE_BYTES)
+        memo = f"{title} {self._keyring.tag(purpose, hashlib.sha256(preimage).digest())}"
         self._waiting += 1
         try:
             async with self._slots:
-                return await self.node.create_invoice(amount, memo=memo, expiry_seconds=expiry_seconds)
+                return await self.node.create_invoice(
+                    amount, preimage=preimage, memo=memo, expiry_seconds=expiry_seconds
+                )
         finally:
             self._waiting -= 1
 

@@ -14,7 +14,7 @@ from arkgate.core.errors import (
     SettlementPending,
     StoreUnavailable,
 )
-from arkgate.core.keys import Keyring, Purpose, PurposeKind
+from arkgate.core.keys import Keyring, Purpose, PurposeKind, token_digest
 from arkgate.core.ledger import Cursor, Funded, FundOutcome, InvoiceRecord, InvoiceState, Settlement
 from arkgate.l402.identifier import Identifier
 from arkgate.ports import Clock, Ledger, Observer, PaymentNode, Statements
@@ -116,8 +116,10 @@ class Funding:
         cursor: Cursor | None = None,
     ) -> Funded:
         """The one way by which money enters: `Ledger.fund` with the purpose that tag or proof state."""
-        purpose = self._keyring.read_tag(settlement.memo) or purpose
-        funded = await self._ledger.fund(settlement, purpose, cursor=cursor)
+        tag = self._keyring.read_tag(settlement.memo, settlement.payment_hash)
+        funded = await self._ledger.fund(settlement, tag.purpose if tag else purpose, cursor=cursor)
+        if tag and tag.purpose.kind is PurposeKind.SESSION and funded.account_id:
+            await self._give_token(funded.account_id, tag.key_version)
         if funded.outcome is FundOutcome.APPLIED:
             self._observer.payment_credited(settlement.amount_paid)
             log.info(
@@ -129,6 +131,11 @@ class Funding:
                 reported_by=reported_by,
             )
         return funded
+
+    async def _give_token(self, account_id: str, key_version: int) -> None:
+        """A session's account has its token, also where the books are older than the session."""
+        token = self._keyring.token(account_id, version=key_version)
+        await self._ledger.set_token(account_id, token_digest=token_digest(token), key_version=key_version)
 
     async def watch(self, node: PaymentNode) -> None:
         """Follows a node's stream of settlements for ever; reconnects with back-off and jitter."""

@@ -1,11 +1,12 @@
 """Rate limits on what costs us before anybody has paid: challenges and sessions."""
 
 import math
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from arkgate.core.errors import RateLimited
-from arkgate.ports import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +25,25 @@ class RateLimit:
     """
 
     def __init__(
-        self, what: str, *, client: Rate, everybody: Rate, clock: Clock, clients_max: int = 20_000
+        self,
+        what: str,
+        *,
+        client: Rate,
+        everybody: Rate,
+        clock: Callable[[], float] = time.monotonic,
+        clients_max: int = 20_000,
     ) -> None:
+        """`clock` gives seconds that never go back."""
         self._what = what
         self._client = client
         self._clock = clock
         self._clients_max = clients_max
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
-        self._everybody = _Bucket(everybody, clock.now_ms() / 1000)
+        self._everybody = _Bucket(everybody, clock())
 
     def take(self, client: str) -> None:
         """Counts one. Raises RateLimited with the true time to wait; then nothing is counted."""
-        now = self._clock.now_ms() / 1000
+        now = self._clock()
         bucket = self._buckets.pop(client, None) or _Bucket(self._client, now)
         self._buckets[client] = bucket
         if len(self._buckets) > self._clients_max:

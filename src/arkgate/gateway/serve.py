@@ -1,5 +1,6 @@
 """The paid call from request to reply: replay, quote, challenge, admit, reserve, forward, settle."""
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from arkgate.core.errors import (
     Refusal,
     RequestIdReused,
     RequestInFlight,
+    StoreUnavailable,
 )
 from arkgate.core.keys import Keyring
 from arkgate.core.ledger import (
@@ -120,6 +122,15 @@ class Gateway:
         buyer = await self._admission.admit(request.presented)
         if buyer is None:
             raise await self._unpaid(request)
+        try:
+            reply = await self._reply(request, buyer)
+        except Refusal as refusal:
+            self._tell_standing(refusal, request.service, buyer)
+            raise
+        yield reply
+
+    async def _reply(self, request: PaidRequest, buyer: Admitted) -> Reply:
+        """Replay, or ready, reserve, forward and settle."""
         reservation = self._reservation(request, buyer)
         replay = self._statements.replay(
             buyer.account_id,
@@ -131,10 +142,21 @@ class Gateway:
             messages = await self._ready(request, buyer)
             bought = await self._calls.own(self._buy(reservation, messages))
             if isinstance(bought, Reply):
-                yield bought
-                return
+                return bought
             replay = bought
-        yield await self._without_call(request, buyer, replay)
+        return await self._without_call(request, buyer, replay)
+
+    def _tell_standing(self, refusal: Refusal, service: Service, buyer: Admitted) -> None:
+        """Adds balance and allowance to a refusal that does not carry them yet."""
+        if refusal.standing is not None:
+            return
+        with contextlib.suppress(StoreUnavailable):
+            account = self._statements.account(buyer.account_id)
+            if account is not None:
+                refusal.with_standing(Standing(account.balance, self._allowance(service, buyer)))
+
+    def _allowance(self, service: Service, buyer: Admitted) -> AllowanceState:
+        return self._statements.allowance(buyer.account_id, service.name, service.calls_per_day)
 
     async def _unpaid(self, request: PaidRequest) -> Refusal:
         """The answer to a request without credential: nobody is asked to pay for what cannot be had."""
@@ -151,13 +173,16 @@ class Gateway:
         because: str = "",
     ) -> Refusal:
         self._calls.check_open()
-        self._backend.admit()
+        self._ledger.check()
+        self._backend.check()
+        account_id = buyer.account_id if buyer and buyer.is_whole else None
         if because:
-            because += " Pay the invoice of this answer to go on; it enters the same account."
+            where = "the same account" if account_id else "an account of its own"
+            because += f" Pay the invoice of this answer to go on; it enters {where}."
         return await self._challenger.challenge(
             request.service,
             client=request.client,
-            account_id=buyer.account_id if buyer else None,
+            account_id=account_id,
             code=code,
             because=because,
         )
@@ -168,6 +193,9 @@ class Gateway:
         is_hopeless = isinstance(request.messages, Refusal) and not request.probe
         if objection is not None and not is_hopeless:
             code, because = objection
+            allowance = self._allowance(request.service, buyer)
+            if allowance.left == 0:  # or the payer would pay and then be told to wait
+                raise _limit_reached(allowance, request.service, self._clock.now_ms())
             raise await self._challenge(request, buyer=buyer, code=code, because=because)
         if isinstance(request.messages, Refusal):
             raise request.messages

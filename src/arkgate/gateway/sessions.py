@@ -117,6 +117,7 @@ class Sessions:
                 fields={"minimum_sats": self.minimum // 1000, "maximum_sats": self.maximum // 1000},
             )
         self._calls.check_open()
+        self._ledger.check()
         self._limit.take(client)
         invoice = await self._desk.invoice(
             amount,

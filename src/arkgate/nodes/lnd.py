@@ -5,6 +5,7 @@ what that one may not do (GetInfo) is done without.
 """
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -76,19 +77,25 @@ class LndNode:
         self._channel: Channel | None = None
         self._failures = 0
 
-    async def create_invoice(self, amount: Msat, *, memo: str, expiry_seconds: int) -> Invoice:
+    async def create_invoice(
+        self, amount: Msat, *, preimage: bytes, memo: str, expiry_seconds: int
+    ) -> Invoice:
         """See `ports.PaymentNode`."""
-        request = lnrpc.Invoice(value_msat=amount, memo=_cut(memo), expiry=expiry_seconds, private=False)
+        request = lnrpc.Invoice(
+            value_msat=amount, r_preimage=preimage, memo=_cut(memo), expiry=expiry_seconds, private=False
+        )
         answer = await self._unary("AddInvoice", request, "making an invoice")
-        return self._checked(answer, amount, expiry_seconds)
+        return self._checked(answer, hashlib.sha256(preimage).digest(), amount, expiry_seconds)
 
-    def _checked(self, answer: lnrpc.AddInvoiceResponse, amount: Msat, expiry_seconds: int) -> Invoice:
+    def _checked(
+        self, answer: lnrpc.AddInvoiceResponse, payment_hash: bytes, amount: Msat, expiry_seconds: int
+    ) -> Invoice:
         """The invoice, if it is what was asked for: a payer would pay whatever its text says."""
         try:
             bolt11 = read_bolt11(answer.payment_request)
         except InvoiceError as error:
             raise self._refused(f"returned an invoice that cannot be read: {error}") from error
-        if bolt11.payment_hash != answer.r_hash:
+        if not bolt11.payment_hash == answer.r_hash == payment_hash:
             raise self._refused("returned an invoice for another payment hash")
         if bolt11.amount != amount:
             raise self._refused(f"returned an invoice for {bolt11.amount} msat instead of {amount}")

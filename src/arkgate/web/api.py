@@ -118,7 +118,7 @@ class Api:
             "amount_sats": whole_sats(invoice.amount),
             "balance_sats": balance_sats,
             "status": _invoice_status(invoice, self._clock.now_ms()),
-            "expires_in": max(0, (invoice.expires_at_ms - self._clock.now_ms()) // 1000),
+            "expires_in": _seconds_left(invoice.expires_at_ms - self._clock.now_ms()),
             "expires_at": timestamp(invoice.expires_at_ms),
             "status_url": f"{self._public_url}/v1/sessions/{session.session_id}",
         }
@@ -137,7 +137,7 @@ class Api:
                 "amount_sats": whole_sats(invoice.amount),
                 "balance_sats": whole_sats(account.balance.available),
                 "status": _invoice_status(invoice, self._clock.now_ms()),
-                "expires_in": max(0, (invoice.expires_at_ms - self._clock.now_ms()) // 1000),
+                "expires_in": _seconds_left(invoice.expires_at_ms - self._clock.now_ms()),
                 "expires_at": timestamp(invoice.expires_at_ms),
             },
             status=201,
@@ -370,6 +370,11 @@ def _charged_answer(record: CallRecord) -> Answer:
 
 def _funding(invoice: InvoiceRecord) -> dict[str, object]:
     return {"lightning_invoice": invoice.payment_request, "payment_hash": invoice.payment_hash.hex()}
+
+
+def _seconds_left(milliseconds: int) -> int:
+    """Rounded up, so that a new invoice has the whole life that the settings give it."""
+    return max(0, -(-milliseconds // 1000))
 
 
 def _invoice_status(invoice: InvoiceRecord, now_ms: int) -> str:
