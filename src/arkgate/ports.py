@@ -197,7 +197,10 @@ class Ledger(Protocol):
         ...
 
     async def mark_invoice(self, payment_hash: bytes, state: InvoiceState) -> None:
-        """Notes that the node reports an invoice EXPIRED or CANCELLED. A settled one stays settled."""
+        """Notes that an invoice ended EXPIRED or CANCELLED and cannot be paid: no look-up follows it.
+
+        A settled one stays settled, and a payment that comes all the same is credited.
+        """
         ...
 
     async def mark_looked_up(self, payment_hash: bytes, next_lookup_ms: int | None) -> None:
@@ -267,12 +270,14 @@ class Statements(Protocol):
         """How far the node's stream was read; zeros at first."""
         ...
 
-    async def invoices_to_look_up(
-        self, node: str, *, limit: int, everything: bool
-    ) -> Sequence[InvoiceRecord]:
-        """Open or lately expired invoices of that node that are due for a look-up, longest due first.
+    async def invoices_to_look_up(self, node: str, *, limit: int) -> Sequence[InvoiceRecord]:
+        """Invoices of that node that may be paid and are due for a look-up, longest due first."""
+        ...
 
-        `everything` also gives those that are not due yet (after a reconnect).
+    async def invoices_awaited(self, node: str, *, after: bytes, limit: int) -> Sequence[InvoiceRecord]:
+        """Invoices of that node that may be paid, due or not: those after a payment hash, in its order.
+
+        `b""` begins; the last hash of a page asks for the next one.
         """
         ...
 

@@ -7,6 +7,7 @@ import pytest
 
 from arkgate.core.ledger import Balance, Cursor, Funded, FundOutcome, InvoiceState
 from arkgate.core.money import Msat
+from arkgate.store.clock import DAY_MS
 from arkgate.store.sqlite import SqliteStore, open_sqlite
 from tests.store.books import (
     ALICE,
@@ -116,7 +117,7 @@ async def test_a_cancelled_or_expired_invoice_still_credits_what_the_node_report
     for word, state in (("e", InvoiceState.EXPIRED), ("c", InvoiceState.CANCELLED)):
         await store.ledger.mark_invoice(hash_of(word), state)
         assert store.statements.account_by_payment(hash_of(word)) == ALICE
-    assert await store.statements.invoices_to_look_up(NODE, limit=9, everything=True) == []
+    assert await store.statements.invoices_awaited(NODE, after=b"", limit=9) == []
 
 
 @pytest.mark.parametrize("amount", [0, -1, 2**62])
@@ -210,8 +211,8 @@ async def test_a_top_up_needs_an_account(store: SqliteStore, clock: ManualClock)
 async def test_unpaid_invoices_are_looked_up_longest_due_first_until_told_otherwise(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    async def due(*, everything: bool = False) -> list[bytes]:
-        found = await store.statements.invoices_to_look_up(NODE, limit=9, everything=everything)
+    async def due() -> list[bytes]:
+        found = await store.statements.invoices_to_look_up(NODE, limit=9)
         return [record.payment_hash for record in found]
 
     one, two, three, four = (hash_of(word) for word in "1234")
@@ -220,18 +221,61 @@ async def test_unpaid_invoices_are_looked_up_longest_due_first_until_told_otherw
         await store.ledger.add_invoice(invoice(payment_hash))
     await store.ledger.mark_looked_up(one, NOON + 5)
     await store.ledger.mark_looked_up(two, NOON - 5)
-    await store.ledger.mark_invoice(two, InvoiceState.EXPIRED)
     await store.ledger.mark_looked_up(three, None)
     await store.ledger.mark_invoice(four, InvoiceState.CANCELLED)
 
-    now, all_of_them = await due(), await due(everything=True)
+    now = await due()
     clock.pass_ms(5)
     later = await due()
 
     assert now == [two]
-    assert all_of_them == [two, one]
     assert later == [two, one]
-    assert await store.statements.invoices_to_look_up("other", limit=9, everything=True) == []
+    assert await store.statements.invoices_to_look_up("other", limit=9) == []
+
+
+@in_books
+async def test_what_ended_unpaid_is_not_looked_up_again(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, PRICE)
+    for word, state in (("1", InvoiceState.EXPIRED), ("2", InvoiceState.CANCELLED)):
+        await store.ledger.add_invoice(invoice(hash_of(word)))
+        await store.ledger.mark_invoice(hash_of(word), state)
+
+    assert await store.statements.invoices_to_look_up(NODE, limit=9) == []
+    assert await store.statements.invoices_awaited(NODE, after=b"", limit=9) == []
+    assert (await store.ledger.fund(settlement(hash_of("1")), None)).outcome is FundOutcome.APPLIED
+
+
+@in_books
+async def test_an_expired_invoice_that_earlier_books_still_look_up_is_let_go(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await pay(store, PRICE)
+    await store.ledger.add_invoice(invoice(hash_of("1")))
+    await store.writer.run(
+        lambda db, _: db.execute("UPDATE invoice SET state = 'expired' WHERE state = 'open'")
+    )
+    before = await store.statements.invoices_to_look_up(NODE, limit=9)
+    await store.ledger.mark_invoice(hash_of("1"), InvoiceState.EXPIRED)
+
+    assert [record.payment_hash for record in before] == [hash_of("1")]
+    assert await store.statements.invoices_to_look_up(NODE, limit=9) == []
+
+
+@in_books
+async def test_awaited_invoices_come_in_pages_that_miss_none(store: SqliteStore, clock: ManualClock) -> None:
+    await pay(store, PRICE)
+    hashes = [hash_of(f"invoice {number}") for number in range(25)]
+    for payment_hash in hashes:
+        await store.ledger.add_invoice(invoice(payment_hash))
+    found, after = list[bytes](), b""
+    while page := await store.statements.invoices_awaited(NODE, after=after, limit=10):
+        for record in page:
+            await store.ledger.mark_looked_up(record.payment_hash, NOON + DAY_MS)
+        found += [record.payment_hash for record in page]
+        after = found[-1]
+
+    assert found == sorted(hashes)
+    assert await store.statements.invoices_awaited("other", after=b"", limit=10) == []
 
 
 @in_books

@@ -177,7 +177,7 @@ class Funding:
                 if cursor.settle_index <= CURSOR_MARGIN:
                     opened_at_ms = await self._statements.opened_at_ms()
                     await self.reconcile(node, opened_at_ms - RECONCILE_MARGIN_MS)
-                await self.look_up_open(node, everything=True)
+                await self.look_up_awaited(node)
             except (NodeUnavailable, StoreUnavailable) as refusal:
                 log.warning("could not catch up with the node", node=node.name, reason=refusal.message)
 
@@ -189,13 +189,18 @@ class Funding:
             missing += funded.outcome is FundOutcome.APPLIED
         return missing
 
-    async def look_up_open(self, node: PaymentNode, *, everything: bool = False) -> None:
-        """Asks the node about open session invoices that are due, and credits or marks them."""
-        due = await self._statements.invoices_to_look_up(
-            node.name, limit=LOOK_UP_BATCH, everything=everything
-        )
-        for invoice in due:
+    async def look_up_due(self, node: PaymentNode) -> None:
+        """Asks the node about a batch of our unpaid invoices that are due, and credits or marks them."""
+        for invoice in await self._statements.invoices_to_look_up(node.name, limit=LOOK_UP_BATCH):
             await self.look_up(node, invoice)
+
+    async def look_up_awaited(self, node: PaymentNode) -> None:
+        """Asks the node about every unpaid invoice of ours, due or not, page by page."""
+        after = b""
+        while page := await self._statements.invoices_awaited(node.name, after=after, limit=LOOK_UP_BATCH):
+            for invoice in page:
+                await self.look_up(node, invoice)
+            after = page[-1].payment_hash
 
     async def look_up(self, node: PaymentNode, invoice: InvoiceRecord) -> None:
         """Asks the node about one invoice; credits it, marks it, or notes when to ask again."""
@@ -219,7 +224,7 @@ class Funding:
             await asyncio.sleep(pause_seconds)
             for node in self._nodes.values():
                 try:
-                    await self.look_up_open(node)
+                    await self.look_up_due(node)
                 except (NodeUnavailable, StoreUnavailable) as refusal:
                     log.debug("look-ups wait", node=node.name, reason=refusal.message)
 

@@ -139,7 +139,7 @@ def advance(database: sqlite3.Connection, _now_ms: int, node: str, cursor: Curso
 def mark_invoice(
     database: sqlite3.Connection, _now_ms: int, payment_hash: bytes, state: InvoiceState
 ) -> None:
-    """Notes an end without payment; what is cancelled is not looked up again."""
+    """Notes an end without payment; the invoice is not looked up again."""
     if state is InvoiceState.EXPIRED:
         database.execute(queries.MARK_EXPIRED, (payment_hash,))
     elif state is InvoiceState.CANCELLED:

@@ -171,7 +171,10 @@ ON CONFLICT (payment_hash) DO UPDATE SET state = 'settled', amount_paid_msat = e
 WHERE state <> 'settled' AND account_id = excluded.account_id
 """
 
-MARK_EXPIRED = "UPDATE invoice SET state = 'expired' WHERE payment_hash = ? AND state = 'open'"
+MARK_EXPIRED = """
+UPDATE invoice SET state = 'expired', next_lookup_ms = NULL
+WHERE payment_hash = ? AND state IN ('open', 'expired')
+"""
 
 MARK_CANCELLED = """
 UPDATE invoice SET state = 'cancelled', next_lookup_ms = NULL
@@ -219,8 +222,13 @@ INVOICE = f"SELECT {_INVOICE_COLUMNS} FROM invoice WHERE payment_hash = ?"  # no
 
 INVOICES_DUE = f"""
 SELECT {_INVOICE_COLUMNS} FROM invoice
-WHERE node = ? AND next_lookup_ms IS NOT NULL AND (? OR next_lookup_ms <= ?)
-ORDER BY next_lookup_ms LIMIT ?
+WHERE node = ? AND next_lookup_ms <= ? ORDER BY next_lookup_ms LIMIT ?
+"""  # noqa: S608
+
+# Few of all invoices are awaited, so their own index is read through.
+INVOICES_AWAITED = f"""
+SELECT {_INVOICE_COLUMNS} FROM invoice INDEXED BY invoice_lookup
+WHERE node = ? AND next_lookup_ms IS NOT NULL AND payment_hash > ? ORDER BY payment_hash LIMIT ?
 """  # noqa: S608
 
 _CALL_COLUMNS = "call_id, request_id, service, state, cost_msat, reason"

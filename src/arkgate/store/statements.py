@@ -151,12 +151,16 @@ class SqliteStatements:
         row = self._one(queries.CURSOR, (node,))
         return Cursor() if row is None else Cursor(*row)
 
-    async def invoices_to_look_up(
-        self, node: str, *, limit: int, everything: bool
-    ) -> Sequence[InvoiceRecord]:
+    async def invoices_to_look_up(self, node: str, *, limit: int) -> Sequence[InvoiceRecord]:
         """Unpaid invoices of that node that are due for a look-up."""
-        due = (node, everything, self._clock.now_ms(), limit)
+        due = (node, self._clock.now_ms(), limit)
         rows = await self._apart(lambda db: db.execute(queries.INVOICES_DUE, due).fetchall())
+        return [_invoice(row) for row in rows]
+
+    async def invoices_awaited(self, node: str, *, after: bytes, limit: int) -> Sequence[InvoiceRecord]:
+        """A page of the unpaid invoices of that node, due or not, in the order of their hashes."""
+        page = (node, after, limit)
+        rows = await self._apart(lambda db: db.execute(queries.INVOICES_AWAITED, page).fetchall())
         return [_invoice(row) for row in rows]
 
     async def opened_at_ms(self) -> int:
