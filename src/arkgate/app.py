@@ -34,7 +34,7 @@ from arkgate.web.api import Api
 from arkgate.web.client import ClientAddress
 from arkgate.web.guard import Guard
 from arkgate.web.metrics import Metrics
-from arkgate.web.server import Listener, bind, serve
+from arkgate.web.server import Listener, bind, protocol_for_this_process, serve
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
@@ -253,7 +253,10 @@ async def run(settings: Settings, stop: asyncio.Event, *, ready: Callable[[], No
             _spare_the_collector()
             ready()
             await serve(
-                [Listener(app.public, public), Listener(app.operator, operator)],
+                [
+                    Listener(app.public, public, protocol_for_this_process()),
+                    Listener(app.operator, operator),
+                ],
                 stop=stop,
                 grace_seconds=settings.grace_seconds,
             )

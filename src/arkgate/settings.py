@@ -471,6 +471,11 @@ def _with_warnings(settings: Settings) -> Settings:
     host = urlsplit(settings.public_url).hostname or ""
     if settings.public_url.startswith("http://") and not host.startswith(("127.", "localhost")):
         warnings.append("public_url is plain http: credentials are money and must travel over https.")
+    if not settings.trusted_proxies and settings.public_url.startswith("https://"):
+        warnings.append(
+            "trusted_proxies is empty although public_url says that a proxy stands before this: "
+            "all payers share the limits of one client. Name the proxy's address."
+        )
     if settings.operator_listen.host not in ("127.0.0.1", "::1", "localhost"):
         warnings.append("operator_listen is not on loopback: whoever reaches it reads the metrics.")
     return replace(settings, warnings=tuple(warnings))

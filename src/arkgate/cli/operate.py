@@ -1,6 +1,7 @@
 """Commands of an operator: init, config check, serve."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
@@ -16,13 +17,18 @@ from arkgate.cli.template import TEMPLATE
 def init(file: Path) -> None:
     """Write a commented configuration, arkgate.toml unless FILE names another."""
     try:
-        with file.open("x") as output:
+        with open(file, "x", opener=_for_its_owner) as output:
             output.write(TEMPLATE)
     except FileExistsError as error:
         raise click.ClickException(f"{file} exists and is left as it is.") from error
     except OSError as error:
         raise click.ClickException(f"{file} cannot be written: {error.strerror}.") from error
     click.echo(f"Wrote {file}. Fill in [[nodes]] and [backend], then run: arkgate config check")
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """Opens a file that only its owner may read: the backend's key may go into it."""
+    return os.open(path, flags, 0o600)
 
 
 @click.group()

@@ -67,7 +67,7 @@ class Admission:
         self._statements = statements
         self._funding = funding
         self._services = services
-        self._remembered: OrderedDict[str, Admitted] = OrderedDict()
+        self._remembered: OrderedDict[bytes, Admitted] = OrderedDict()
 
     async def admit(self, presented: tuple[Presented, ...]) -> Admitted | None:
         """The first credential that verifies; None when none was presented.
@@ -78,7 +78,7 @@ class Admission:
         invalid: Refusal | None = None
         unconfirmed: Refusal | None = None
         for one in dict.fromkeys(presented):  # Aperture sends the same credential as LSAT and as L402
-            admitted = self._remembered.get(one.text) if not isinstance(one, Unreadable) else None
+            admitted = None if isinstance(one, Unreadable) else self._remembered.get(_digest(one.text))
             if admitted is not None:
                 return admitted
             try:
@@ -122,7 +122,7 @@ class Admission:
             admitted = Admitted(account_id, proof)
             if one.reencoded_preimage:
                 log.info("preimage came base64-decoded once too often", client="l402-requests with LND REST")
-        self._remember(one.text, admitted)
+        self._remember(_digest(one.text), admitted)
         return admitted
 
     def _prove(self, credential: Credential) -> Proof:
@@ -148,10 +148,15 @@ class Admission:
             proofs.append(Proof(identifier, terms))
         return _joined(proofs)
 
-    def _remember(self, text: str, admitted: Admitted) -> None:
-        self._remembered[text] = admitted
+    def _remember(self, digest: bytes, admitted: Admitted) -> None:
+        self._remembered[digest] = admitted
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)
+
+
+def _digest(text: str) -> bytes:
+    """What is remembered of a credential: short, and nothing that could be spent."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _joined(proofs: list[Proof]) -> Proof:

@@ -24,6 +24,7 @@ log = structlog.get_logger()
 INVOICES_AT_ONCE_MAX = 8
 PREIMAGE_BYTES = 32
 INVOICES_WAITING_MAX = 256
+INVOICE_WAIT_SECONDS_MAX = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +58,23 @@ class InvoiceDesk:
         many wait already.
         """
         if self._waiting >= INVOICES_WAITING_MAX:
-            raise Overloaded(
-                "Too many invoices are being made. Try again in a second.", retry_after_seconds=1
-            )
+            raise _busy()
         preimage = secrets.token_bytes(PREIMAGE_BYTES)
         memo = f"{title} {self._keyring.tag(purpose, hashlib.sha256(preimage).digest())}"
         self._waiting += 1
         try:
-            async with self._slots:
-                return await self.node.create_invoice(
-                    amount, preimage=preimage, memo=memo, expiry_seconds=expiry_seconds
-                )
+            async with asyncio.timeout(INVOICE_WAIT_SECONDS_MAX):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _busy() from None
         finally:
             self._waiting -= 1
+        try:
+            return await self.node.create_invoice(
+                amount, preimage=preimage, memo=memo, expiry_seconds=expiry_seconds
+            )
+        finally:
+            self._slots.release()
 
 
 class Challenger:
@@ -105,7 +110,7 @@ class Challenger:
         With `account_id` the payment enters that account, so what is left there is not stranded.
         Raises RateLimited, NodeUnavailable or Overloaded, and then no invoice was made.
         """
-        self._limit.take(client)
+        self._limit.take(f"account {account_id}" if account_id else client, alone=account_id is not None)
         quote = service.quote()
         bundle = bundle_for(quote, calls=self._terms.calls, minimum=self._desk.node.invoice_minimum)
         account = account_id or secrets.token_hex(ACCOUNT_ID_BYTES)
@@ -139,6 +144,10 @@ class Challenger:
         valid_until = self._clock.now_ms() // 1000 + self._terms.credential_days * 86_400
         caveats = issued(service, valid_until=valid_until, account_id=account_id if bound else None)
         return base64.b64encode(mint(root_key, identifier, caveats)).decode()
+
+
+def _busy() -> Overloaded:
+    return Overloaded("Too many invoices are being made. Try again in a few seconds.", retry_after_seconds=3)
 
 
 def _sentence(service: Service, offer: Challenge) -> str:

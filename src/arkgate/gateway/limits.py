@@ -41,14 +41,18 @@ class RateLimit:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._everybody = _Bucket(everybody, clock())
 
-    def take(self, client: str) -> None:
-        """Counts one. Raises RateLimited with the true time to wait; then nothing is counted."""
+    def take(self, client: str, *, alone: bool = False) -> None:
+        """Counts one. Raises RateLimited with the true time to wait; then nothing is counted.
+
+        `alone`: only against the client's own share. So are accounts counted that have paid before:
+        a flood of strangers must not keep them from paying again.
+        """
         now = self._clock()
         bucket = self._buckets.pop(client, None) or _Bucket(self._client, now)
         self._buckets[client] = bucket
         if len(self._buckets) > self._clients_max:
             self._buckets.popitem(last=False)
-        wait_client, wait_all = bucket.wait(now), self._everybody.wait(now)
+        wait_client, wait_all = bucket.wait(now), 0.0 if alone else self._everybody.wait(now)
         if wait_client > 0 or wait_all > 0:
             who = "you have" if wait_client > 0 else "all clients together have"
             seconds = math.ceil(max(wait_client, wait_all))
@@ -58,7 +62,8 @@ class RateLimit:
                 retry_after_seconds=seconds,
             )
         bucket.level -= 1
-        self._everybody.level -= 1
+        if not alone:
+            self._everybody.level -= 1
 
 
 class _Bucket:

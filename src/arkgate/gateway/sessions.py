@@ -118,7 +118,11 @@ class Sessions:
             )
         self._calls.check_open()
         self._ledger.check()
-        self._limit.take(client)
+        account = self._statements.account(account_id)
+        if account is not None and account.funded:
+            self._limit.take(f"account {account_id}", alone=True)
+        else:
+            self._limit.take(client)
         invoice = await self._desk.invoice(
             amount,
             Purpose(kind, account_id),

@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from arkgate.l402.caveats import preimage_in
 from arkgate.l402.macaroon import Macaroon, MacaroonError, read
@@ -26,7 +26,7 @@ _L402_SCHEMES = ("l402", "lsat")
 class Token:
     """An `ak_` token as it was sent."""
 
-    text: str
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Credential:
     """An L402 credential: macaroons that must all verify, and the preimage that proves the payment."""
 
     macaroons: tuple[Macaroon, ...]
-    preimage: bytes
-    text: str
+    preimage: bytes = field(repr=False)
+    text: str = field(repr=False)
     """What was sent, for remembering a verified credential; never logged, never stored."""
     reencoded_preimage: bool = False
     """Whether the preimage came base64-decoded once too often, as `l402-requests` sends it."""

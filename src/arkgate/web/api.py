@@ -107,8 +107,10 @@ class Api:
         """`GET /v1/sessions/{session_id}`: its status, without the token."""
         session = await self._sessions.session(request.path_params["session_id"])
         account = self._account(session.account_id)
-        balance_sats = whole_sats(account.balance.available)
-        return json_response(self._session_body(session, balance_sats=balance_sats), headers=NO_STORE)
+        body = self._session_body(session, balance_sats=whole_sats(account.balance.available))
+        if account.funded:
+            body["status"] = "active"  # whichever of its invoices was paid
+        return json_response(body, headers=NO_STORE)
 
     def _session_body(self, session: SessionRecord, *, balance_sats: int) -> dict[str, object]:
         invoice = session.invoice

@@ -39,6 +39,8 @@ class ProtocolLimits:
     body_timeout_seconds: float = 30.0
     write_timeout_seconds: float = 30.0
     """How long a client may take to read what waits for it once that is more than sockets buffer."""
+    connections_max: int = 8192
+    """Open at once on one listener; more are closed before they cost anything."""
     linger_seconds: float = 1.0
     """How long a refused client may go on sending, so that it gets to read the refusal."""
 
@@ -63,8 +65,10 @@ class _RefusedRequest(Exception):  # noqa: N818 - an answer, not a fault
             (b"cache-control", b"no-store"),
             (b"x-request-id", secrets.token_hex(16).encode()),
             (b"connection", b"close"),
+            (b"access-control-allow-origin", b"*"),
+            (b"access-control-expose-headers", b"X-Request-Id, Retry-After"),
         ]
-        self.body = orjson.dumps({"success": False, "error": sentence, "code": code})
+        self.body = orjson.dumps({"success": False, "error": sentence, "code": code, "cost_sats": 0})
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Is an application too, for a request that waits in the pipeline."""
@@ -123,6 +127,9 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client that connects and says nothing has as long as one head."""
         super().connection_made(transport)
+        if len(self.connections) > self.limits.connections_max:
+            transport.abort()  # what is left of the files belongs to the node, the ledger and the backend
+            return
         self._arm(_Stage.WAITING)
 
     def connection_lost(self, exc: Exception | None) -> None:

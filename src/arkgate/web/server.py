@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import resource
 import socket
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from arkgate.web.protocol import ArkgateHttpProtocol
+from arkgate.web.protocol import ArkgateHttpProtocol, ProtocolLimits, protocol_with
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 15
+FILES_WANTED = 32_768
 CANCEL_SECONDS = 1.0
 """How long cancelled requests may take to clean up behind themselves."""
 
@@ -35,6 +37,17 @@ class Listener:
     """An ASGI 3 application."""
     socket: socket.socket
     protocol: type[HttpToolsProtocol] = ArkgateHttpProtocol
+
+
+def protocol_for_this_process() -> type[HttpToolsProtocol]:
+    """A protocol whose connections leave files for everything else; raises the soft limit first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES_WANTED:
+        wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    connections_max = max(64, min(ProtocolLimits().connections_max, soft // 2))
+    return protocol_with(ProtocolLimits(connections_max=connections_max))
 
 
 def bind(host: str, port: int) -> socket.socket:
