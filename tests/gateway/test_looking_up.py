@@ -3,8 +3,10 @@
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
 from tests.stage import Stage, eventually, run, staged
 
@@ -87,5 +89,65 @@ def test_every_awaited_invoice_is_asked_about_after_a_reconnect(
 
         for number, header in enumerate(headers):
             await has(stage, header, 20 + number)
+
+    play(tmp_path, story)
+
+
+def test_an_invoice_that_the_node_answers_wrongly_keeps_no_other_waiting(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        for payment_hash in await open_sessions(stage, 5):
+            row = stage.simulation.gate.invoice(payment_hash)
+            assert row is not None
+            # What LndNode then says: "answered a look-up with another invoice".
+            stage.simulation.gate.peer.invoices[payment_hash] = replace(row, payment_hash=bytes(32))
+        with sqlite3.connect(stage.database) as database:
+            database.execute("UPDATE invoice SET next_lookup_ms = 1")
+        header = await pay_unseen(stage)
+
+        await has(stage, header, 500)
+        assert await stage.metric("arkgate_alarms_total") >= 5
+
+    play(tmp_path, story)
+
+
+def test_a_payment_that_the_books_cannot_take_ends_neither_look_ups_nor_the_stream(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        payer = stage.simulation.payer.habits
+        session = (await stage.http.post("/v1/sessions", json={"amount_sats": 10})).json()
+        absurd = (await stage.chat()).json()
+        payer.overpay_msat = 2_200_000_000_000_000_000
+        await stage.simulation.pay(session["funding"]["lightning_invoice"])
+        await stage.simulation.pay(absurd["invoice"])
+        payer.overpay_msat = 0
+        told = await stage.buy_credential()
+
+        async def credited() -> bool:
+            metric = await stage.metric("arkgate_payments_total")
+            return bool(metric == 1)
+
+        await eventually(credited)  # by the stream: nobody came back with the credential
+        assert (await stage.balance(told.header))["balance_sats"] == 50
+        await has(stage, await pay_unseen(stage), 500)
+        assert await stage.metric("arkgate_alarms_total") >= 2
+
+    play(tmp_path, story)
+
+
+def test_a_node_that_is_away_is_not_asked_about_every_invoice(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        await open_sessions(stage, 60)
+        failures = stage.simulation.gate.habits.failures
+        failures["LookupInvoice"] = grpc.StatusCode.UNAVAILABLE
+        with sqlite3.connect(stage.database) as database:
+            database.execute("UPDATE invoice SET next_lookup_ms = 1")
+        await asyncio.sleep(3)
+        with sqlite3.connect(stage.database) as database:
+            (asked,) = database.execute("SELECT count(*) FROM invoice WHERE next_lookup_ms > 1").fetchone()
+        failures.clear()
+        header = await pay_unseen(stage)
+
+        assert 3 <= asked <= 30
+        await has(stage, header, 500)
+        assert await stage.metric("arkgate_alarms_total") == 0
 
     play(tmp_path, story)

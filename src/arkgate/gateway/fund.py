@@ -31,6 +31,8 @@ LOOK_UP_FIRST_MS = 2_000
 LOOK_UP_PAUSE_MS_MAX = 60_000
 LOOK_UP_GRACE_MS = 24 * 3600 * 1000
 LOOK_UP_BATCH = 100
+UNAVAILABLE_IN_A_ROW_MAX = 3
+"""Look-ups that may fail one after the other before the whole node counts as away."""
 RECONCILE_MARGIN_MS = 3600 * 1000
 
 
@@ -151,6 +153,7 @@ class Funding:
                 log.warning("lost the stream of settlements", node=node.name, reason=refusal.message)
             finally:
                 catching_up.cancel()
+                await asyncio.wait({catching_up})
             pause = 0.5 if loop.time() - started > STREAM_HEALTHY_AFTER_SECONDS else pause * 2
             pause = min(pause, BACKOFF_SECONDS_MAX)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
@@ -160,9 +163,32 @@ class Funding:
         since = Cursor(since.add_index, max(0, since.settle_index - CURSOR_MARGIN))
         async for event in node.events(since):
             if event.settlement is not None:
-                await self.credit(event.settlement, reported_by="stream", cursor=event.cursor)
+                await self._credit_or_alarm(event.settlement, reported_by="stream", cursor=event.cursor)
             else:
                 await self._ledger.advance(node.name, event.cursor)
+
+    async def _credit_or_alarm(
+        self, settlement: Settlement, *, reported_by: str, cursor: Cursor | None = None
+    ) -> Funded | None:
+        """As `credit`, and None for a payment that the books will never take.
+
+        It is for a person to look at: raising here would end the stream or the listing, which then
+        begins again before this payment, and nobody's payment after it would ever be credited.
+        """
+        try:
+            return await self.credit(settlement, reported_by=reported_by, cursor=cursor)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            self._observer.alarm("payment_not_credited")
+            log.exception(
+                "a payment cannot be credited",
+                node=settlement.node,
+                payment_hash=settlement.payment_hash.hex(),
+                amount_msat=settlement.amount_paid,
+                reported_by=reported_by,
+            )
+            return None
 
     async def _catch_up(self, node: PaymentNode) -> None:
         """Finds what the new stream does not tell: our open invoices, and what has no cursor yet.
@@ -180,33 +206,70 @@ class Funding:
                 await self.look_up_awaited(node)
             except (NodeUnavailable, StoreUnavailable) as refusal:
                 log.warning("could not catch up with the node", node=node.name, reason=refusal.message)
+            except Exception:
+                # Nobody awaits this task's outcome until the stream ends, which may be in a month.
+                self._observer.alarm("catch_up_failed")
+                log.exception("could not catch up with the node", node=node.name)
 
     async def reconcile(self, node: PaymentNode, created_after_ms: int) -> int:
         """Credits every settled invoice of ours made after that time; answers how many were missing."""
         missing = 0
         async for settlement in node.settled_since(created_after_ms):
-            funded = await self.credit(settlement, reported_by="reconcile")
-            missing += funded.outcome is FundOutcome.APPLIED
+            funded = await self._credit_or_alarm(settlement, reported_by="reconcile")
+            missing += funded is not None and funded.outcome is FundOutcome.APPLIED
         return missing
 
     async def look_up_due(self, node: PaymentNode) -> None:
         """Asks the node about a batch of our unpaid invoices that are due, and credits or marks them."""
-        for invoice in await self._statements.invoices_to_look_up(node.name, limit=LOOK_UP_BATCH):
-            await self.look_up(node, invoice)
+        await self._look_up_each(
+            node, await self._statements.invoices_to_look_up(node.name, limit=LOOK_UP_BATCH)
+        )
 
     async def look_up_awaited(self, node: PaymentNode) -> None:
         """Asks the node about every unpaid invoice of ours, due or not, page by page."""
         after = b""
         while page := await self._statements.invoices_awaited(node.name, after=after, limit=LOOK_UP_BATCH):
-            for invoice in page:
-                await self.look_up(node, invoice)
+            await self._look_up_each(node, page)
             after = page[-1].payment_hash
+
+    async def _look_up_each(self, node: PaymentNode, invoices: Sequence[InvoiceRecord]) -> None:
+        """One invoice's trouble is put off and keeps no other waiting.
+
+        Raises NodeUnavailable when several fail one after the other: the node is away, and the rest
+        need not time out one by one.
+        """
+        in_a_row = 0
+        for invoice in invoices:
+            try:
+                await self.look_up(node, invoice)
+                in_a_row = 0
+            except StoreUnavailable:
+                raise
+            except NodeUnavailable as refusal:
+                in_a_row += 1
+                await self._put_off(invoice, refusal)
+                if in_a_row >= UNAVAILABLE_IN_A_ROW_MAX:
+                    raise
+            except Exception as fault:  # noqa: BLE001 - it is told, and the next invoice is another's
+                await self._put_off(invoice, fault)
+
+    async def _put_off(self, invoice: InvoiceRecord, fault: Exception) -> None:
+        """Notes when to ask again, and tells a person unless the node just could not be reached."""
+        fields = {"node": invoice.node, "payment_hash": invoice.payment_hash.hex()}
+        # A connection that fails has the transport's error as its cause; an answer that was read and
+        # cannot be believed (another invoice) has none, and asking again may not mend it.
+        if isinstance(fault, NodeUnavailable) and fault.__cause__ is not None:
+            log.info("a look-up waits", reason=fault.message, **fields)
+            await self._look_up_later(invoice, self._clock.now_ms())
+        else:
+            self._observer.alarm("look_up_failed")
+            log.error("a look-up failed", exc_info=fault, **fields)
+            await self._look_up_later_if_at_all(invoice, self._clock.now_ms())
 
     async def look_up(self, node: PaymentNode, invoice: InvoiceRecord) -> None:
         """Asks the node about one invoice; credits it, marks it, or notes when to ask again."""
         status = await node.look_up(invoice.payment_hash)
         now = self._clock.now_ms()
-        over = now > invoice.expires_at_ms + LOOK_UP_GRACE_MS
         if status is not None and status.settlement is not None:
             await self.credit(status.settlement, reported_by="look-up")
         elif status is not None and status.state is InvoiceState.CANCELLED:
@@ -214,9 +277,20 @@ class Funding:
         elif status is None and now > invoice.expires_at_ms:
             await self._ledger.mark_invoice(invoice.payment_hash, InvoiceState.EXPIRED)
         else:
-            age = max(LOOK_UP_FIRST_MS, now - invoice.created_at_ms)
-            again = None if over else now + min(LOOK_UP_PAUSE_MS_MAX, age // 2 + LOOK_UP_FIRST_MS // 2)
-            await self._ledger.mark_looked_up(invoice.payment_hash, again)
+            await self._look_up_later_if_at_all(invoice, now)
+
+    async def _look_up_later_if_at_all(self, invoice: InvoiceRecord, now: int) -> None:
+        """Schedules the next look-up, unless the node still answered this a day after the expiry."""
+        if now > invoice.expires_at_ms + LOOK_UP_GRACE_MS:
+            await self._ledger.mark_looked_up(invoice.payment_hash, None)
+        else:
+            await self._look_up_later(invoice, now)
+
+    async def _look_up_later(self, invoice: InvoiceRecord, now: int) -> None:
+        """Schedules the next look-up; the older the invoice, the later."""
+        age = max(LOOK_UP_FIRST_MS, now - invoice.created_at_ms)
+        again = now + min(LOOK_UP_PAUSE_MS_MAX, age // 2 + LOOK_UP_FIRST_MS // 2)
+        await self._ledger.mark_looked_up(invoice.payment_hash, again)
 
     async def poll(self, *, pause_seconds: float = 2.0) -> None:
         """Looks up what is due, for ever, so that a silent stream costs seconds and no payment."""
