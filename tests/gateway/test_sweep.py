@@ -1,0 +1,52 @@
+"""Periodic work: all that is due is done, and a fault leaves nothing running behind it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.store.books import PRICE, ManualClock, call, charge, in_books, pay
+
+from arkgate.gateway.sweep import BATCH, Sweep
+from arkgate.store.sqlite import SqliteStore
+from arkgate.web.metrics import Metrics
+
+
+def sweep_of(store: SqliteStore) -> Sweep:
+    return Sweep(store.ledger, store.statements, Metrics())
+
+
+@in_books
+async def test_every_answer_that_is_past_its_time_is_forgotten_at_once(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    many = 2 * BATCH + 1
+    await pay(store, PRICE * (many + 1))
+    await asyncio.gather(*(charge(store, call(), kept_ms=10) for _ in range(many)))
+    await charge(store, call(), kept_ms=30)
+    clock.pass_ms(20)
+
+    assert await sweep_of(store).prune() == many
+    assert await sweep_of(store).prune() == 0
+
+
+class Faulty(Sweep):
+    """A sweep whose check of the books breaks."""
+
+    async def verify(self) -> bool:
+        raise RuntimeError("a fault of ours")
+
+
+def test_a_fault_in_one_part_leaves_no_other_part_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arkgate.gateway.sweep.VERIFY_SECONDS", 0.01)
+
+    @in_books
+    async def story(store: SqliteStore, clock: ManualClock) -> None:
+        before = asyncio.all_tasks()
+        with pytest.raises(ExceptionGroup, match="unhandled"):
+            await Faulty(store.ledger, store.statements, Metrics()).run()
+
+        assert asyncio.all_tasks() == before
+
+    story(tmp_path)
