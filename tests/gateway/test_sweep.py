@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from tests.store.books import PRICE, ManualClock, call, charge, in_books, pay
 
+from arkgate.backend.chat import BackendSettings, ChatBackend
+from arkgate.core.errors import StoreUnavailable
+from arkgate.gateway.meter import Calls
+from arkgate.gateway.readiness import ReadinessCheck
 from arkgate.gateway.sweep import BATCH, Sweep
 from arkgate.store.sqlite import SqliteStore
 from arkgate.web.metrics import Metrics
@@ -27,6 +31,34 @@ async def test_every_answer_that_is_past_its_time_is_forgotten_at_once(
 
     assert await sweep_of(store).prune() == many
     assert await sweep_of(store).prune() == 0
+
+
+async def store_is_ready(store: SqliteStore) -> bool:
+    """What a fresh readiness check says of the books; the backend is nowhere and does not matter."""
+    backend = ChatBackend(BackendSettings("http://127.0.0.1:9/v1", "none"))
+    check = ReadinessCheck([], backend, store.statements, Calls(), ledger=store.ledger)
+    readiness = await check.check()
+    await backend.close()
+    return readiness.dependencies["store"].ready
+
+
+@in_books
+async def test_books_that_cannot_be_written_are_not_ready_until_the_sweep_finds_that_they_can(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    sweep = sweep_of(store)
+    database = await store.writer.run(lambda db, _: db)
+    assert await store_is_ready(store)
+    database.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreUnavailable):
+        await pay(store, PRICE)
+
+    with pytest.raises(StoreUnavailable):
+        await sweep.try_again()
+    assert not await store_is_ready(store)
+    database.execute("PRAGMA query_only = OFF")
+    await sweep.try_again()
+    assert await store_is_ready(store)
 
 
 class Faulty(Sweep):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from arkgate.core.errors import Draining, StoreUnavailable
 from arkgate.gateway.meter import Calls
-from arkgate.ports import Backend, Health, PaymentNode, Statements
+from arkgate.ports import Backend, Health, Ledger, PaymentNode, Statements
 
 FRESH_SECONDS = 2.0
 
@@ -27,12 +27,19 @@ class ReadinessCheck:
     """Asks every dependency, at most every two seconds however many ask."""
 
     def __init__(
-        self, nodes: Sequence[PaymentNode], backend: Backend, statements: Statements, calls: Calls
+        self,
+        nodes: Sequence[PaymentNode],
+        backend: Backend,
+        statements: Statements,
+        calls: Calls,
+        *,
+        ledger: Ledger | None = None,
     ) -> None:
         self._nodes = nodes
         self._backend = backend
         self._statements = statements
         self._calls = calls
+        self._ledger = ledger
         self._latest: Readiness | None = None
         self._asked_at = 0.0
         self._lock = asyncio.Lock()
@@ -61,6 +68,8 @@ class ReadinessCheck:
     async def _store(self) -> Health:
         try:
             await self._statements.opened_at_ms()
+            if self._ledger is not None:
+                self._ledger.check()
         except StoreUnavailable as refusal:
             return Health(False, "unreachable", refusal.message)
-        return Health(True, "ready", "the ledger can be read")
+        return Health(True, "ready", "the ledger can be read and written")

@@ -14,6 +14,9 @@ PRUNE_SECONDS = 60.0
 PRUNE_PAUSE_SECONDS = 0.02
 """Between two batches, so that calls are not kept waiting: 10 000 answers a second at most."""
 VERIFY_SECONDS = 3600.0
+TRY_AGAIN_SECONDS = 3.0
+PROBE_SECONDS = 60.0
+"""Where nobody buys, nothing is written: a disk that became full must be found out all the same."""
 BATCH = 200
 
 
@@ -46,6 +49,14 @@ class Sweep:
             await asyncio.sleep(PRUNE_PAUSE_SECONDS)
         return forgotten
 
+    async def try_again(self) -> None:
+        """Finds out whether books that could not be written can be written again."""
+        try:
+            self._ledger.check()
+        except StoreUnavailable:
+            await self._ledger.probe()
+            log.info("the ledger can be written again")
+
     async def verify(self) -> bool:
         """Checks the invariants and raises an alarm for each that fails; repairs nothing."""
         failed = [finding for finding in await self._statements.verify() if not finding.holds]
@@ -60,6 +71,8 @@ class Sweep:
         """Does all of it, for ever. A fault in one part ends the others, so that none runs twice."""
         async with asyncio.TaskGroup() as parts:
             parts.create_task(_every(SWEEP_SECONDS, self.release_overdue))
+            parts.create_task(_every(TRY_AGAIN_SECONDS, self.try_again))
+            parts.create_task(_every(PROBE_SECONDS, self._ledger.probe))
             parts.create_task(_every(PRUNE_SECONDS, self.prune))
             parts.create_task(_every(VERIFY_SECONDS, self.verify))
 
