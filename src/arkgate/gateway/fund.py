@@ -120,8 +120,6 @@ class Funding:
         """The one way by which money enters: `Ledger.fund` with the purpose that tag or proof state."""
         tag = self._keyring.read_tag(settlement.memo, settlement.payment_hash)
         funded = await self._ledger.fund(settlement, tag.purpose if tag else purpose, cursor=cursor)
-        if tag and tag.purpose.kind is PurposeKind.SESSION and funded.account_id:
-            await self._give_token(funded.account_id, tag.key_version)
         if funded.outcome is FundOutcome.APPLIED:
             self._observer.payment_credited(settlement.amount_paid)
             log.info(
@@ -132,10 +130,18 @@ class Funding:
                 account=funded.account_id,
                 reported_by=reported_by,
             )
+        if tag and tag.purpose.kind is PurposeKind.SESSION and funded.account_id:
+            await self._give_token(funded.account_id, tag.key_version)
         return funded
 
     async def _give_token(self, account_id: str, key_version: int) -> None:
-        """A session's account has its token, also where the books are older than the session."""
+        """A session's account has its token, also where the books are older than the session.
+
+        Asked for a repeated payment, too: the process may have ended between the credit and this.
+        """
+        account = self._statements.account(account_id)
+        if account is not None and account.token_key_version is not None:
+            return
         token = self._keyring.token(account_id, version=key_version)
         await self._ledger.set_token(account_id, token_digest=token_digest(token), key_version=key_version)
 
