@@ -1,9 +1,12 @@
 """The keyring's file: JSON of version to hex key, mode 0600, beside the database and never inside it."""
 
+import contextlib
+import fcntl
 import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from arkgate.core.keys import KEY_BYTES, Keyring
@@ -41,21 +44,52 @@ def load_or_create_keyring(path: Path, *, books_exist: bool) -> Keyring:
             "or nobody's credential or token works any more"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    keyring = Keyring({1: secrets.token_bytes(KEY_BYTES)})
-    _write(path, keyring)
-    return keyring
+    with _changing(path), contextlib.suppress(FileExistsError):
+        _create(path, Keyring({1: secrets.token_bytes(KEY_BYTES)}))
+    # Read back also what was made here: a gateway never runs on keys that are on no disk.
+    return load_keyring(path)
 
 
 def rotate(path: Path) -> int:
     """Adds a key that new secrets are made under; the old ones stay. Answers its version."""
-    keyring = load_keyring(path)
-    version = keyring.current + 1
-    _write(path, Keyring({**keyring.versions, version: secrets.token_bytes(KEY_BYTES)}))
+    with _changing(path):
+        keyring = load_keyring(path)
+        version = keyring.current + 1
+        added = Keyring({**keyring.versions, version: secrets.token_bytes(KEY_BYTES)})
+        _write(path, added).replace(path)
+        _make_durable(path.parent)
     return version
 
 
-def _write(path: Path, keyring: Keyring) -> None:
-    """Writes a new file and renames it: a crash leaves the old keys or the new, never half."""
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """One process at a time changes the key file.
+
+    The lock is the folder's: that of the file would be lost with the file that a rotation replaces.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise KeyfileError(f"the key file {path} cannot be read: {error.strerror}") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _create(path: Path, keyring: Keyring) -> None:
+    """Makes the first key file, whole or not at all. Raises FileExistsError when there is one by now."""
+    temporary = _write(path, keyring)
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    _make_durable(path.parent)
+
+
+def _write(path: Path, keyring: Keyring) -> Path:
+    """Writes the keys beside the file: a crash leaves the old keys or the new, never half."""
     text = json.dumps({str(version): key.hex() for version, key in sorted(keyring.versions.items())})
     temporary = path.with_name(path.name + ".new")
     temporary.unlink(missing_ok=True)
@@ -64,9 +98,13 @@ def _write(path: Path, keyring: Keyring) -> None:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    return temporary
+
+
+def _make_durable(folder: Path) -> None:
+    """A name in a folder is on the disk when the folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
