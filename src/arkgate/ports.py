@@ -207,6 +207,10 @@ class Ledger(Protocol):
         """Notes when an open invoice is to be looked up next; None: never again on our own account."""
         ...
 
+    async def reconciled(self, node: str, at_ms: int) -> None:
+        """Notes that every settled invoice of that node up to that time was read and credited."""
+        ...
+
     def check(self) -> None:
         """Raises StoreUnavailable while the last change could not be made durable.
 
@@ -279,6 +283,10 @@ class Statements(Protocol):
 
         `b""` begins; the last hash of a page asks for the next one.
         """
+        ...
+
+    async def reconciled_at_ms(self, node: str) -> int | None:
+        """Up to when that node's settled invoices were all read, Unix milliseconds; None: never."""
         ...
 
     async def opened_at_ms(self) -> int:

@@ -283,3 +283,16 @@ async def test_an_invoice_is_not_marked_settled_or_open(store: SqliteStore, cloc
     for state in (InvoiceState.SETTLED, InvoiceState.OPEN):
         with pytest.raises(ValueError, match="not marked"):
             await store.ledger.mark_invoice(hash_of("i"), state)
+
+
+@in_books
+async def test_each_nodes_last_reconcile_is_remembered(store: SqliteStore, clock: ManualClock) -> None:
+    opened_at_ms = await store.statements.opened_at_ms()
+    assert await store.statements.reconciled_at_ms(NODE) is None
+    await store.ledger.reconciled(NODE, NOON)
+    await store.ledger.reconciled(NODE, NOON + DAY_MS)
+    await store.ledger.reconciled("other", NOON + 1)
+
+    assert await store.statements.reconciled_at_ms(NODE) == NOON + DAY_MS
+    assert await store.statements.reconciled_at_ms("other") == NOON + 1
+    assert await store.statements.opened_at_ms() == opened_at_ms

@@ -34,6 +34,9 @@ LOOK_UP_BATCH = 100
 UNAVAILABLE_IN_A_ROW_MAX = 3
 """Look-ups that may fail one after the other before the whole node counts as away."""
 RECONCILE_MARGIN_MS = 3600 * 1000
+RECONCILE_EVERY_MS = 24 * 3600 * 1000
+RECONCILE_CHECK_SECONDS = 600.0
+INVOICE_LIFE_SECONDS = 25 * 3600
 
 
 class Funding:
@@ -308,16 +311,32 @@ class Funding:
                 except (NodeUnavailable, StoreUnavailable) as refusal:
                     log.debug("look-ups wait", node=node.name, reason=refusal.message)
 
-    async def reconcile_daily(self) -> None:
-        """Once a day reads every settled invoice of the last two days."""
+    async def reconcile_daily(self, *, invoice_life_seconds: int = INVOICE_LIFE_SECONDS) -> None:
+        """Once a day reads what was settled since the last time; after a longer stop at once.
+
+        `invoice_life_seconds`: how long an invoice of ours may be payable. A settlement is listed by
+        when its invoice was made, so a listing goes back by that much.
+        """
+        await asyncio.sleep(STREAM_OPENS_WITHIN_SECONDS)
         while True:
-            await asyncio.sleep(24 * 3600)
             for node in self._nodes.values():
                 try:
-                    missing = await self.reconcile(node, self._clock.now_ms() - 48 * 3600 * 1000)
-                    log.info("reconciled with the node", node=node.name, missing=missing)
+                    await self._reconcile_if_due(node, invoice_life_seconds * 1000)
                 except (NodeUnavailable, StoreUnavailable) as refusal:
-                    log.warning("the daily reconcile failed", node=node.name, reason=refusal.message)
+                    log.warning("the daily reconcile waits", node=node.name, reason=refusal.message)
+            await asyncio.sleep(RECONCILE_CHECK_SECONDS)
+
+    async def _reconcile_if_due(self, node: PaymentNode, invoice_life_ms: int) -> None:
+        now = self._clock.now_ms()
+        last = await self._statements.reconciled_at_ms(node.name)
+        # A time that is still to come was noted under a wrong clock and counts for nothing.
+        if last is not None and 0 <= now - last < RECONCILE_EVERY_MS:
+            return
+        if last is None or last > now:
+            last = await self._statements.opened_at_ms()
+        missing = await self.reconcile(node, last - invoice_life_ms - RECONCILE_MARGIN_MS)
+        await self._ledger.reconciled(node.name, now)
+        log.info("reconciled with the node", node=node.name, missing=missing)
 
 
 def _unpaid_state(invoice: InvoiceRecord, now_ms: int) -> InvoiceState:

@@ -81,6 +81,10 @@ class SqliteLedger:
         """Notes when an open invoice is to be looked up next."""
         await self._run(lambda db, now: funding.mark_looked_up(db, now, payment_hash, next_lookup_ms))
 
+    async def reconciled(self, node: str, at_ms: int) -> None:
+        """Notes up to when that node's settled invoices were all read."""
+        await self._run(lambda db, now: _note(db, queries.reconciled_fact(node), at_ms))
+
     def check(self) -> None:
         """Raises StoreUnavailable while the last change could not be made durable."""
         self._check()

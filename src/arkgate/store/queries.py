@@ -204,6 +204,14 @@ NOTE_FACT = """
 INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
 
+FACT = "SELECT value FROM meta WHERE name = ?"
+
+
+def reconciled_fact(node: str) -> str:
+    """The name of the fact up to when a node's settled invoices were all read."""
+    return f"reconciled_at_ms:{node}"
+
+
 # -- Reads for admission, pages and APIs ----------------------------------------------------------
 
 ACCOUNT = """
@@ -258,8 +266,6 @@ FROM line ORDER BY at_ms, rank, id LIMIT :limit OFFSET :offset
 """
 
 CURSOR = "SELECT add_index, settle_index FROM cursor WHERE node = ?"
-
-OPENED_AT = "SELECT value FROM meta WHERE name = 'opened_at_ms'"
 
 # What was charged is what was credited and is not there any more: a sum over every charge ever made
 # would read the whole ledger for each scrape. `verify` checks that both say the same.

@@ -163,9 +163,14 @@ class SqliteStatements:
         rows = await self._apart(lambda db: db.execute(queries.INVOICES_AWAITED, page).fetchall())
         return [_invoice(row) for row in rows]
 
+    async def reconciled_at_ms(self, node: str) -> int | None:
+        """Up to when that node's settled invoices were all read."""
+        row = self._one(queries.FACT, (queries.reconciled_fact(node),))
+        return None if row is None else int(row[0])
+
     async def opened_at_ms(self) -> int:
         """When these books were opened."""
-        row = self._one(queries.OPENED_AT, ())
+        row = self._one(queries.FACT, ("opened_at_ms",))
         if row is None:
             raise StoreUnavailable("These books were never opened.")
         return int(row[0])

@@ -231,7 +231,7 @@ class Cursor(SQLModel, table=True):
 
 
 class Meta(SQLModel, table=True):
-    """Facts about these books: when they were opened, and when somebody last tried to write them."""
+    """Facts about these books: when they were opened, last probed, last reconciled."""
 
     __table_args__ = (PLAIN,)
 
