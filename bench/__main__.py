@@ -21,7 +21,6 @@ BODY = '{"prompt":"How is Ark different from Lightning? Answer in one paragraph,
 JSON_TYPE = {"Content-Type": "application/json"}
 CALLS_A_CREDENTIAL = 20_000
 CREDENTIALS = 8
-PRESIGNED = 30_000
 METERED_TARGET, CHALLENGE_TARGET, ADDED_P50_TARGET_MS = 0.06, 0.03, 1.5
 
 
@@ -87,10 +86,7 @@ def _gateway(directory: Path, backend: str) -> Iterator[str]:
     """The simulated node on the load's core, and the gateway alone on its own."""
     environment = {"ARKGATE_DATA": str(directory), "ARKGATE_PORT_BASE": str(PORT_BASE)}
     program = [sys.executable, "-m", "arkgate"]
-    presign = ["--presign", "50000", "600", str(PRESIGNED)]
-    with process(
-        [*program, "simulator", "--batched", *presign], core=LOAD_CORE, until="simulating", env=environment
-    ):
+    with process([*program, "simulator", "--batched"], core=LOAD_CORE, until="simulating", env=environment):
         config = directory / "arkgate.toml"
         config.write_text(
             config.read_text()

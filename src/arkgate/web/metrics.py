@@ -1,5 +1,7 @@
 """Prometheus metrics: what happened, in counters that carry no secret and no account."""
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from arkgate.core.ledger import Totals
@@ -65,10 +67,22 @@ class Metrics:
 
     def call_finished(self, service: str, outcome: str, *, held: Msat, charged: Msat, seconds: float) -> None:
         """See `ports.Observer`."""
-        self._calls.labels(service, outcome).inc()
-        self._charged.labels(service).inc(charged)
-        self._refunded.labels(service).inc(held - charged)
-        self._seconds.labels(service).observe(seconds)
+        calls, charges, refunds, times = self._children(service, outcome)
+        calls.inc()
+        if charged:
+            charges.inc(charged)
+        if held > charged:
+            refunds.inc(held - charged)
+        times.observe(seconds)
+
+    @functools.cache  # noqa: B019 - one for the process; looking children up costs more than counting
+    def _children(self, service: str, outcome: str) -> tuple[Counter, Counter, Counter, Histogram]:
+        return (
+            self._calls.labels(service, outcome),
+            self._charged.labels(service),
+            self._refunded.labels(service),
+            self._seconds.labels(service),
+        )
 
     def alarm(self, kind: str) -> None:
         """See `ports.Observer`."""
