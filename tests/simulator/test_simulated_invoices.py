@@ -172,17 +172,3 @@ def test_a_lying_node_answers_another_hash_amount_or_network(tmp_path: Path) -> 
         assert bolt11.decode(other_network.payment_request).is_mainnet()
 
     run(tmp_path, story)
-
-
-def test_presigned_invoices_are_taken_first_and_keep_the_memo_on_record(tmp_path: Path) -> None:
-    async def story(simulation: Simulation, gate: Client) -> None:
-        simulation.gate.presign(amount_msat=50_000, expiry_seconds=600, count=1)
-        pooled = await gate.add(value_msat=50_000, expiry=600, memo="mine")
-        fresh = await gate.add(value_msat=50_000, expiry=600, memo="mine")
-
-        assert bolt11.decode(pooled.payment_request).description == "presigned"
-        assert (await gate.look_up(pooled.r_hash)).memo == "mine"
-        assert bolt11.decode(fresh.payment_request).description == "mine"
-        assert (await simulation.pay(pooled.payment_request)).payment_hash == pooled.r_hash
-
-    run(tmp_path, story, durable=False)

@@ -39,23 +39,13 @@ def demo(*, verbose: bool) -> None:
 
 @click.command()
 @click.option("--batched", is_flag=True, help="Fast, and forgetful when killed: for benchmarks.")
-@click.option(
-    "--presign",
-    nargs=3,
-    type=int,
-    metavar="MSAT EXPIRY COUNT",
-    help="Sign invoices beforehand: for benchmarks.",
-)
-def simulator(*, batched: bool, presign: tuple[int, int, int] | None) -> None:
+def simulator(*, batched: bool) -> None:
     """Run the simulated nodes and the simulated backend alone, for `arkgate serve` beside them."""
     directory, ports = data_directory(), demo_ports()
     set_up_logs("error", for_people=True)
 
     async def work(stop: asyncio.Event) -> None:
         async with simulation(directory, ports, durable=not batched) as simulated:
-            if presign:
-                amount_msat, expiry_seconds, count = presign
-                simulated.gate.presign(amount_msat=amount_msat, expiry_seconds=expiry_seconds, count=count)
             config = write_config(directory, ports, simulated)
             click.echo(f"simulating; start the gateway with: arkgate serve --config {_quoted(config)}")
             sys.stdout.flush()

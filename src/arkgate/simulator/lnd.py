@@ -163,10 +163,6 @@ class SimulatedNode:
         """A payment that came without an invoice."""
         return self.network.receive_keysend(self.peer, amount_msat=amount_msat, memo=memo)
 
-    def presign(self, *, amount_msat: int, expiry_seconds: int, count: int) -> None:
-        """Signs invoices beforehand; AddInvoice with this amount and expiry takes them while they last."""
-        self.network.presign(self.peer, amount_msat=amount_msat, expiry_seconds=expiry_seconds, count=count)
-
     def invoice(self, payment_hash: bytes) -> InvoiceRow | None:
         """The node's own record of an invoice."""
         return self.peer.invoice(payment_hash)

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +69,6 @@ class Network:
         self._by_key: dict[str, Peer] = {}
         self._under_way: dict[tuple[str, bytes], asyncio.Task[PaymentRow]] = {}
         self._settling: set[asyncio.Task[None]] = set()
-        self._pools: defaultdict[tuple[str, int, int], deque[InvoiceRow]] = defaultdict(deque)
         self.skipped_seconds = 0.0
         """How far the simulation's clock is ahead of the host's."""
 
@@ -118,22 +116,18 @@ class Network:
         """A new invoice, durable when it is returned. Raises Refused where LND does."""
         expiry_seconds = expiry_seconds or EXPIRY_SECONDS_DEFAULT
         _check_invoice(amount_msat, memo, expiry_seconds, preimage, description_hash)
-        pool = self._pools.get((peer.name, amount_msat, expiry_seconds))
-        if pool and not (preimage or description_hash or cltv_expiry):
-            row = pool.popleft()
-        else:
-            row = self._new_invoice(
-                peer,
-                amount_msat=amount_msat,
-                memo=memo,
-                expiry_seconds=expiry_seconds,
-                preimage=preimage or secrets.token_bytes(32),
-                description_hash=description_hash,
-                cltv_expiry=cltv_expiry or CLTV_EXPIRY_DEFAULT,
-            )
+        row = self._new_invoice(
+            peer,
+            amount_msat=amount_msat,
+            memo=memo,
+            expiry_seconds=expiry_seconds,
+            preimage=preimage or secrets.token_bytes(32),
+            description_hash=description_hash,
+            cltv_expiry=cltv_expiry or CLTV_EXPIRY_DEFAULT,
+        )
         if row.payment_hash in peer.invoices:
             raise Refused("invoice with payment hash already exists")
-        row = replace(row, add_index=peer.add_index + 1, memo=memo, private=private)
+        row = replace(row, add_index=peer.add_index + 1, private=private)
         self._records.save(invoices=[row])
         peer.add_index = row.add_index
         peer.invoices[row.payment_hash] = row
@@ -166,23 +160,6 @@ class Network:
             cltv_expiry=cltv_expiry,
         )
         return replace(row, payment_request=_text(row, peer))
-
-    def presign(self, peer: Peer, *, amount_msat: int, expiry_seconds: int, count: int) -> None:
-        """Signs invoices beforehand, for benchmarks; `add_invoice` takes them while they last.
-
-        Their BOLT11 text has a generic description; the node's own record has the memo asked for.
-        """
-        for _ in range(count):
-            row = self._new_invoice(
-                peer,
-                amount_msat=amount_msat,
-                memo="presigned",
-                expiry_seconds=expiry_seconds,
-                preimage=secrets.token_bytes(32),
-                description_hash=b"",
-                cltv_expiry=CLTV_EXPIRY_DEFAULT,
-            )
-            self._pools[peer.name, amount_msat, expiry_seconds].append(row)
 
     def cancel(self, peer: Peer, payment_hash: bytes) -> None:
         """Cancels an open invoice. Streams say nothing of it, as with LND."""
