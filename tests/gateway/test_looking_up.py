@@ -105,7 +105,7 @@ def test_an_invoice_that_the_node_answers_wrongly_keeps_no_other_waiting(tmp_pat
         header = await pay_unseen(stage)
 
         await has(stage, header, 500)
-        assert await stage.metric("arkgate_alarms_total") >= 5
+        assert await stage.metric("arkgate_alarms_total") >= 1
 
     play(tmp_path, story)
 

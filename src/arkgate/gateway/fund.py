@@ -254,21 +254,18 @@ class Funding:
                 in_a_row = 0
             except StoreUnavailable:
                 raise
-            except NodeUnavailable as refusal:
-                in_a_row += 1
-                await self._put_off(invoice, refusal)
+            except Exception as fault:
+                # Whatever it is, it is told, and the next invoice is another payer's.
+                await self._put_off(invoice, fault)
+                in_a_row = in_a_row + 1 if _is_away(fault) else 0
                 if in_a_row >= UNAVAILABLE_IN_A_ROW_MAX:
                     raise
-            except Exception as fault:  # noqa: BLE001 - it is told, and the next invoice is another's
-                await self._put_off(invoice, fault)
 
     async def _put_off(self, invoice: InvoiceRecord, fault: Exception) -> None:
         """Notes when to ask again, and tells a person unless the node just could not be reached."""
         fields = {"node": invoice.node, "payment_hash": invoice.payment_hash.hex()}
-        # A connection that fails has the transport's error as its cause; an answer that was read and
-        # cannot be believed (another invoice) has none, and asking again may not mend it.
-        if isinstance(fault, NodeUnavailable) and fault.__cause__ is not None:
-            log.info("a look-up waits", reason=fault.message, **fields)
+        if _is_away(fault):
+            log.info("a look-up waits", reason=str(fault), **fields)
             await self._look_up_later(invoice, self._clock.now_ms())
         else:
             self._observer.alarm("look_up_failed")
@@ -337,6 +334,15 @@ class Funding:
         missing = await self.reconcile(node, last - invoice_life_ms - RECONCILE_MARGIN_MS)
         await self._ledger.reconciled(node.name, now)
         log.info("reconciled with the node", node=node.name, missing=missing)
+
+
+def _is_away(fault: Exception) -> bool:
+    """Whether the node could not be asked.
+
+    A connection that fails has the transport's error as its cause; an answer that was read and cannot
+    be believed (another invoice) has none, and asking again may not mend it.
+    """
+    return isinstance(fault, NodeUnavailable) and fault.__cause__ is not None
 
 
 def _unpaid_state(invoice: InvoiceRecord, now_ms: int) -> InvoiceState:
