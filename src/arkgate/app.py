@@ -89,7 +89,10 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         released = await sweep.release_overdue()
         log.info("books opened", database=str(database), released_holds=released)
         funding = parts.funding()
-        await stack.enter_async_context(_background(metrics, _work(funding, sweep, nodes, backend)))
+        life = max(settings.challenge.expiry_seconds, settings.sessions.expiry_seconds)
+        await stack.enter_async_context(
+            _background(metrics, _work(funding, sweep, nodes, backend, invoice_life_seconds=life))
+        )
         stack.push_async_callback(_drain, calls, settings.call_deadline_seconds)
         yield parts.app(funding)
 
@@ -139,7 +142,7 @@ class _Parts:
         desk = InvoiceDesk(self.nodes, self.keyring)
         services = frozenset(service.name for service in settings.catalog)
         admission = Admission(self.keyring, self.statements, funding, services)
-        readiness = ReadinessCheck(self.nodes, self.backend, self.statements, self.calls)
+        readiness = ReadinessCheck(self.nodes, self.backend, self.statements, self.calls, ledger=self.ledger)
         api = Api(
             gateway=self._gateway(admission, desk),
             admission=admission,
@@ -201,7 +204,12 @@ class _Parts:
 
 
 def _work(
-    funding: Funding, sweep: Sweep, nodes: list[PaymentNode], backend: Backend
+    funding: Funding,
+    sweep: Sweep,
+    nodes: list[PaymentNode],
+    backend: Backend,
+    *,
+    invoice_life_seconds: int,
 ) -> dict[str, Callable[[], Awaitable[None]]]:
     """The background work by name."""
 
@@ -211,7 +219,7 @@ def _work(
     return {
         **{f"watch {node.name}": watching(node) for node in nodes},
         "look-ups": funding.poll,
-        "daily reconcile": funding.reconcile_daily,
+        "daily reconcile": lambda: funding.reconcile_daily(invoice_life_seconds=invoice_life_seconds),
         "sweep": sweep.run,
         "watch backend": backend.watch,
     }
