@@ -55,12 +55,14 @@ def read_terms(
 ) -> Terms:
     """What these caveats allow together. Raises CaveatError, see the top of the module."""
     services: frozenset[str] | None = None
+    known = set(known_services)
     valid_until: dict[str, int] = {}
     attenuated = False
     preimage: bytes | None = None
     for condition, value in _conditions(caveats):
         if condition == "services":
             named = _services(value)
+            known |= named  # also where the catalog has another name for it today
             attenuated |= services is not None
             services = _narrowed(named, services)
         elif condition == "account":
@@ -68,9 +70,7 @@ def read_terms(
                 raise CaveatError("its account caveat names another account than the one it was issued for")
         elif condition == "preimage":
             preimage = _preimage(value, payment_hash)
-        elif (
-            service := condition.removesuffix(VALID_UNTIL_SUFFIX)
-        ) != condition and service in known_services:
+        elif (service := condition.removesuffix(VALID_UNTIL_SUFFIX)) != condition and service in known:
             attenuated |= service in valid_until
             valid_until[service] = _time(value, not_after=valid_until.get(service))
     return Terms(services or frozenset(), valid_until, attenuated, preimage)
