@@ -36,6 +36,8 @@ EXTRA = {
     "[backend]": "total_timeout_seconds = 1\nhold_margin_seconds = 5",
     "[[services]]": "calls_per_day = 0",
 }
+CONNECTION_LOST = (httpx.TransportError, AttributeError)
+"""The second: what anyio raises of a connection that was reset before httpx first looked at it."""
 RETRIED = (402, 409, 500, 502, 503, 504)
 """402: the call that was killed still holds the balance. All of them are answered by asking again."""
 
@@ -71,7 +73,7 @@ class Client:
     async def post(self, path: str, body: object, headers: dict[str, str], *, wanted: int) -> dict[str, Any]:
         """Asks until the answer is there."""
         while True:
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(*CONNECTION_LOST):
                 answer = await self.load.http.post(path, json=body, headers=headers)
                 if answer.status_code == wanted:
                     found: dict[str, Any] = answer.json()
