@@ -453,6 +453,9 @@ def test_a_refused_body_looks_to_the_application_like_a_client_that_left(run: Ru
             client.writer.write(b"zz\r\n")
             assert (await client.answer())[0] == 400
             assert await client.is_closed()
+        async with asyncio.timeout(5):
+            while len(seen) < 2:  # the application's task runs when it gets to it
+                await asyncio.sleep(0.01)
         assert seen == ["/", "disconnected"]
 
     run(main)
