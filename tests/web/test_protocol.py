@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 import uvloop
+from tests.stage import eventually
 
 from arkgate.web.protocol import ProtocolLimits, protocol_with
 from arkgate.web.server import CannotListen, Listener, PortTaken, bind, serve
@@ -447,15 +448,16 @@ def test_a_refusal_waits_for_the_answers_before_it(run: Run, bad: bytes, depth: 
 
 
 def test_a_refused_body_looks_to_the_application_like_a_client_that_left(run: Run) -> None:
+    async def told() -> bool:
+        return len(seen) == 2
+
     async def main(port: int) -> None:
         async with connected(port, post(b"400\r\n" + b"x" * 1024 + b"\r\n", CHUNKED)) as client:
             await asyncio.sleep(0.05)
             client.writer.write(b"zz\r\n")
             assert (await client.answer())[0] == 400
             assert await client.is_closed()
-        async with asyncio.timeout(5):
-            while len(seen) < 2:  # the application's task runs when it gets to it
-                await asyncio.sleep(0.01)
+        await eventually(told)
         assert seen == ["/", "disconnected"]
 
     run(main)
