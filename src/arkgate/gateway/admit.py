@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -77,7 +78,7 @@ class Admission:
         """
         invalid: Refusal | None = None
         unconfirmed: Refusal | None = None
-        for one in dict.fromkeys(presented):  # Aperture sends the same credential as LSAT and as L402
+        for one in _different(presented):
             admitted = None if isinstance(one, Unreadable) else self._remembered.get(_digest(one.text))
             if admitted is not None:
                 return admitted
@@ -152,6 +153,11 @@ class Admission:
         self._remembered[digest] = admitted
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)
+
+
+def _different(presented: tuple[Presented, ...]) -> Iterable[Presented]:
+    """Each credential once: Aperture sends the same one as LSAT and as L402."""
+    return presented if len(presented) == 1 else dict.fromkeys(presented)
 
 
 def _digest(text: str) -> bytes:

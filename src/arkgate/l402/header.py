@@ -6,6 +6,7 @@ Sources: the L402 protocol specification (schemes, several macaroons), Aperture'
 
 import base64
 import binascii
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from arkgate.l402.macaroon import Macaroon, MacaroonError, read
 
 CREDENTIAL_BYTES_MAX = 4096
 MACAROONS_MAX = 4
+READ_MAX = 1024
 _TOKEN = re.compile(r"ak_[0-9a-f]{32,128}\Z")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}\Z")
 _PREIMAGE = re.compile(r"[0-9a-fA-F]{64}\Z")
@@ -78,6 +80,7 @@ def _authorization(value: str) -> Presented | None:
     return _credential(rest) if ":" in rest else None
 
 
+@functools.lru_cache(maxsize=READ_MAX)  # the same credential comes with every call that it pays
 def _credential(text: str) -> Presented:
     if len(text) > CREDENTIAL_BYTES_MAX:
         return Unreadable(f"the credential is longer than {CREDENTIAL_BYTES_MAX} bytes")

@@ -1,7 +1,7 @@
 """The outermost ASGI layer: request id, common headers, preflights, and one place that answers refusals."""
 
+import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -119,7 +119,7 @@ def _arrival(scope: Scope) -> Arrival:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.match(value):
             return Arrival(value.decode(), chosen_by_caller=True)
-    return Arrival(secrets.token_hex(12), chosen_by_caller=False)
+    return Arrival(os.urandom(12).hex(), chosen_by_caller=False)
 
 
 def _as_refusal(error: Exception, scope: Scope) -> Refusal:
