@@ -149,6 +149,9 @@ class Stage:
         return sum(float(value) for value in found)
 
 
+Story = Callable[[Stage], Awaitable[None]]
+
+
 @contextlib.asynccontextmanager
 async def staged(
     directory: Path,
@@ -197,6 +200,17 @@ async def staged(
         finally:
             stop.set()
             await serving
+
+
+def play(tmp_path: Path, story: Story, extra: Mapping[str, str] | None = None) -> None:
+    """Runs a story on a fresh stage, and looks whether the books are sound after it."""
+
+    async def played() -> None:
+        async with staged(tmp_path, extra=extra) as stage:
+            await story(stage)
+            assert await stage.verify() == []
+
+    run(asyncio.wait_for(played(), 60))
 
 
 async def eventually(fact: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:

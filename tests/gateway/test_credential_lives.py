@@ -5,32 +5,18 @@ import base64
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 from pymacaroons.serializers import BinarySerializer
-from tests.stage import MODEL, Credential, Stage, eventually, run, staged
+from tests.stage import MODEL, Credential, Stage, eventually, play, run, staged
 
 from arkgate.l402.caveats import issued
 from arkgate.l402.identifier import Identifier
 from arkgate.l402.macaroon import mint, read
 from arkgate.simulator.simulation import Simulation
 from arkgate.store.keyfile import load_keyring, rotate
-
-Story = Callable[[Stage], Awaitable[None]]
-
-
-def play(tmp_path: Path, story: Story, extra: Mapping[str, str] | None = None) -> None:
-    """Runs a story on a fresh stage."""
-
-    async def played() -> None:
-        async with staged(tmp_path, extra=extra) as stage:
-            await story(stage)
-            assert await stage.verify() == []
-
-    run(asyncio.wait_for(played(), 60))
 
 
 def attenuated(credential: Credential, *caveats: str) -> Credential:

@@ -2,30 +2,17 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
 import httpx
 import pytest
-from tests.stage import MODEL, Credential, Stage, eventually, run, staged
+from tests.stage import MODEL, Credential, Stage, eventually, play, run, staged
 
 from arkgate.app import SystemClock, sqlite_path
 from arkgate.simulator.simulation import Simulation
 from arkgate.store.sqlite import open_sqlite_readonly
-
-Story = Callable[[Stage], Awaitable[None]]
-
-
-def play(tmp_path: Path, story: Story, extra: Mapping[str, str] | None = None) -> None:
-    """Runs a story on a fresh stage."""
-
-    async def played() -> None:
-        async with staged(tmp_path, extra=extra) as stage:
-            await story(stage)
-            assert await stage.verify() == []
-
-    run(asyncio.wait_for(played(), 60))
 
 
 async def open_session(stage: Stage, amount_sats: int = 500) -> tuple[dict[str, str], str]:

@@ -4,14 +4,12 @@ import asyncio
 import csv
 import io
 import json
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
-from tests.stage import PROMPT, Stage, eventually, run, staged
+from tests.stage import PROMPT, Stage, eventually, play
 
-Story = Callable[[Stage], Awaitable[None]]
 ALLOWED = {
     "authorization",
     "content-type",
@@ -33,17 +31,6 @@ EXPOSED = {
     "x-cache",
     "idempotent-replayed",
 }
-
-
-def play(tmp_path: Path, story: Story, extra: Mapping[str, str] | None = None) -> None:
-    """Runs a story on a fresh stage."""
-
-    async def played() -> None:
-        async with staged(tmp_path, extra=extra) as stage:
-            await story(stage)
-            assert await stage.verify() == []
-
-    run(asyncio.wait_for(played(), 60))
 
 
 def listed(answer: httpx.Response, header: str) -> set[str]:

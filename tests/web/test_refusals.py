@@ -4,7 +4,7 @@ import asyncio
 import base64
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,14 +13,13 @@ import httpx
 import pytest
 from pymacaroons.serializers import BinarySerializer
 from starlette.types import Receive, Scope, Send
-from tests.stage import Credential, Stage, run, staged
+from tests.stage import Credential, Stage, play, run
 
 from arkgate.core import errors
 from arkgate.core.errors import Refusal
 from arkgate.web.errors import STATUS, status_of
 from arkgate.web.guard import Guard
 
-Story = Callable[[Stage], Awaitable[None]]
 Test = TypeVar("Test")
 TESTED: set[type[Refusal]] = set()
 
@@ -37,17 +36,6 @@ def kinds(of: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
         if kind.__module__ == errors.__name__:
             yield kind
             yield from kinds(kind)
-
-
-def play(tmp_path: Path, story: Story, extra: Mapping[str, str] | None = None) -> None:
-    """Runs a story on a fresh stage."""
-
-    async def played() -> None:
-        async with staged(tmp_path, extra=extra) as stage:
-            await story(stage)
-            assert await stage.verify() == []
-
-    run(asyncio.wait_for(played(), 60))
 
 
 def refused(answer: httpx.Response, kind: type[Refusal], *, code: str | None = None) -> dict[str, object]:
