@@ -52,7 +52,6 @@ class Arrival:
     """What the guard knows of a request; endpoints find it under `scope["state"]["arrival"]`."""
 
     request_id: str
-    chosen_by_caller: bool
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -118,8 +117,8 @@ class Guard:
 def _arrival(scope: Scope) -> Arrival:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.match(value):
-            return Arrival(value.decode(), chosen_by_caller=True)
-    return Arrival(os.urandom(12).hex(), chosen_by_caller=False)
+            return Arrival(value.decode())
+    return Arrival(os.urandom(12).hex())
 
 
 def _as_refusal(error: Exception, scope: Scope) -> Refusal:
