@@ -41,7 +41,7 @@ def write_settings(
     gate = simulation.gate
     tables = {
         "[gateway]": f'listen = "127.0.0.1:{port}"\noperator_listen = "127.0.0.1:{operator_port}"',
-        "[store]": "",
+        "[store]": "log_megabytes = 1",
         "[[nodes]]": (
             f'name = "gate"\naddress = "{gate.address}"\nnetwork = "regtest"\n'
             f'tls_cert_file = "{gate.credentials.tls_cert}"\n'

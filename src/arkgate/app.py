@@ -76,7 +76,9 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
     keyring = load_or_create_keyring(settings.keys_file, books_exist=database.exists())
     metrics, calls = Metrics(), Calls()
     async with contextlib.AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings.store_url, clock))
+        store = await stack.enter_async_context(
+            open_store(settings.store_url, clock, log_bytes=settings.log_bytes)
+        )
         nodes = [_node(node, clock) for node in settings.nodes]
         for node in nodes:
             stack.push_async_callback(node.close)

@@ -82,6 +82,8 @@ class Settings:
     log_level: str
     grace_seconds: float
     store_url: str
+    log_bytes: int
+    """What SQLite's write-ahead log takes on disk."""
     keys_file: Path
     nodes: tuple[NodeSettings, ...]
     backend: BackendSettings
@@ -133,6 +135,7 @@ class _Reader:
             "log_level": gateway.one_of("log_level", LOG_LEVELS, "info"),
             "grace_seconds": gateway.number("grace_seconds", call_timeout + 10, 1, 3600),
             "store_url": self._store_url(store),
+            "log_bytes": int(store.number("log_megabytes", 80, 1, 900)) * 1024 * 1024,
             "keys_file": store.path("keys_file", "arkgate-keys.json"),
             "nodes": self._nodes(),
             "model_label": backend.text("model_label", "arkgate-chat-v1"),

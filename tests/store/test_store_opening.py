@@ -22,6 +22,7 @@ from arkgate.core.errors import NotSupported, StoreUnavailable
 from arkgate.core.ledger import Balance, Cursor, FundOutcome, ReserveOutcome
 from arkgate.core.money import Msat
 from arkgate.store import open_store, schema
+from arkgate.store.connections import LOG_BYTES
 from arkgate.store.lock import lock_path
 from arkgate.store.sqlite import open_sqlite, open_sqlite_readonly
 from arkgate.store.tables import metadata
@@ -288,7 +289,7 @@ def test_the_books_are_their_owners_only(tmp_path: Path) -> None:
 
 def test_a_url_names_the_engine(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_store(f"sqlite:///{tmp_path}/ledger.db", ManualClock()) as store:
+        async with open_store(f"sqlite:///{tmp_path}/ledger.db", ManualClock(), log_bytes=LOG_BYTES) as store:
             await pay(store, PRICE)
 
     run(story())
@@ -296,4 +297,20 @@ def test_a_url_names_the_engine(tmp_path: Path) -> None:
     assert (tmp_path / "ledger.db").exists()
     for url in ("postgresql://localhost/arkgate", "mysql:///x", "ledger.db", "sqlite:///"):
         with pytest.raises(NotSupported, match="SQLite only"):
-            open_store(url, ManualClock())
+            open_store(url, ManualClock(), log_bytes=LOG_BYTES)
+
+
+def test_the_log_has_its_size_before_the_first_change(tmp_path: Path) -> None:
+    path, log_bytes = tmp_path / "ledger.db", 8 * 1024 * 1024
+
+    async def story() -> tuple[int, int, int]:
+        async with open_sqlite(path, ManualClock(), log_bytes=log_bytes) as store:
+            before = (tmp_path / "ledger.db-wal").stat().st_size
+            await pay(store, PRICE)
+            return before, (tmp_path / "ledger.db-wal").stat().st_size, path.stat().st_size
+
+    before, after, database = run(story())
+
+    assert before >= log_bytes
+    assert after == before
+    assert database < log_bytes

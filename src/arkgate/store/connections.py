@@ -9,9 +9,9 @@ from pathlib import Path
 from arkgate.core.errors import StoreUnavailable
 
 RETRY_AFTER_SECONDS = 5
-CHECKPOINT_PAGES = 20_000
-"""A checkpoint each 80 MB: rare enough to keep the slowest commits at 2 ms (4000 pages: 5 ms)."""
-WAL_BYTES_KEPT = 256 * 1024 * 1024
+PAGE_BYTES = 4096
+LOG_BYTES = 4 * 1024 * 1024
+LOG_BYTES_KEPT = 256 * 1024 * 1024
 BUSY_SECONDS = 5.0
 _STATEMENTS_CACHED = 128
 
@@ -30,8 +30,11 @@ def unavailable(what: str, exc: BaseException) -> StoreUnavailable:
     return StoreUnavailable(f"{what}: {exc}.", retry_after_seconds=RETRY_AFTER_SECONDS)
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes. Makes the file if there is none, readable by its owner only."""
+def connect_writer(path: Path, *, log_bytes: int = LOG_BYTES) -> sqlite3.Connection:
+    """The one connection that writes. Makes the file if there is none, readable by its owner only.
+
+    `log_bytes` is how large the write-ahead log becomes before it is written back.
+    """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     database = sqlite3.connect(
         path,
@@ -49,11 +52,28 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         "foreign_keys = ON",
         "temp_store = MEMORY",
         "cache_size = -65536",
-        f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
-        f"journal_size_limit = {WAL_BYTES_KEPT}",
+        f"wal_autocheckpoint = {log_bytes // PAGE_BYTES}",
+        f"journal_size_limit = {max(log_bytes, LOG_BYTES_KEPT)}",
     ):
         database.execute(f"PRAGMA {setting}")
     return database
+
+
+def extend_log(database: sqlite3.Connection, log_bytes: int) -> None:
+    """Gives the write-ahead log its size now: a commit that makes a file longer is synced at twice the cost.
+
+    What is written here is rolled back, and overwritten by the first commits.
+    """
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    (cache_size,) = database.execute("PRAGMA cache_size").fetchone()
+    database.execute("PRAGMA cache_size = 16")  # more pages than that go to the log before the commit
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        database.execute("CREATE TABLE filling (content BLOB)")
+        database.execute("INSERT INTO filling VALUES (zeroblob(?))", (log_bytes,))
+    finally:
+        database.execute("ROLLBACK")
+        database.execute(f"PRAGMA cache_size = {cache_size}")
 
 
 def connect_reader(path: Path, *, with_checks: bool = False) -> sqlite3.Connection:

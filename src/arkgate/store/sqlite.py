@@ -10,7 +10,7 @@ from arkgate.core.errors import StoreUnavailable
 from arkgate.ports import Clock
 from arkgate.store import schema
 from arkgate.store.clock import ForwardClock
-from arkgate.store.connections import connect_reader, connect_writer, refusing
+from arkgate.store.connections import LOG_BYTES, connect_reader, connect_writer, extend_log, refusing
 from arkgate.store.ledger import SqliteLedger
 from arkgate.store.lock import writing_lock
 from arkgate.store.statements import SqliteStatements
@@ -27,8 +27,12 @@ class SqliteStore:
 
 
 @asynccontextmanager
-async def open_sqlite(path: Path | str, clock: Clock) -> AsyncIterator[SqliteStore]:
+async def open_sqlite(
+    path: Path | str, clock: Clock, *, log_bytes: int = LOG_BYTES
+) -> AsyncIterator[SqliteStore]:
     """Opens the books for writing, upgrades their tables, and closes them cleanly.
+
+    `log_bytes` of disk are taken for the write-ahead log before the first change.
 
     Raises StoreUnavailable when another process writes to them, when their tables are of a revision
     that this version does not know, or when the file cannot be opened.
@@ -36,7 +40,7 @@ async def open_sqlite(path: Path | str, clock: Clock) -> AsyncIterator[SqliteSto
     database = _resolved(path)
     forward = ForwardClock(clock)
     with writing_lock(database):
-        writer = Writer(_connect_and_prepare(database, forward.now_ms()), forward)
+        writer = Writer(_connect_and_prepare(database, forward.now_ms(), log_bytes), forward)
         try:
             with closing(SqliteStatements(database, forward)) as statements:
                 yield SqliteStore(SqliteLedger(writer), statements, writer)
@@ -48,11 +52,12 @@ def _resolved(path: Path | str) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _connect_and_prepare(database: Path, now_ms: int) -> sqlite3.Connection:
+def _connect_and_prepare(database: Path, now_ms: int, log_bytes: int) -> sqlite3.Connection:
     with refusing(f"The ledger {database} cannot be opened"):
-        connection = connect_writer(database)
+        connection = connect_writer(database, log_bytes=log_bytes)
         try:
             schema.prepare(connection, now_ms)
+            extend_log(connection, log_bytes)
         except BaseException:
             connection.close()
             raise
