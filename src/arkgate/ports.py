@@ -233,28 +233,28 @@ class Statements(Protocol):
     Reads see everything that was acknowledged before they began. Raises StoreUnavailable.
     """
 
-    def account_by_token(self, token_digest: bytes) -> str | None:
-        """The account id of a token. Quick enough for the event loop."""
+    async def account_by_token(self, token_digest: bytes) -> str | None:
+        """The account id of a token."""
         ...
 
-    def account_by_payment(self, payment_hash: bytes) -> str | None:
-        """The account that a payment hash was credited to. Quick enough for the event loop."""
+    async def account_by_payment(self, payment_hash: bytes) -> str | None:
+        """The account that a payment hash was credited to."""
         ...
 
-    def account(self, account_id: str) -> AccountRecord | None:
-        """An account with its balance. Quick enough for the event loop."""
+    async def account(self, account_id: str) -> AccountRecord | None:
+        """An account with its balance."""
         ...
 
-    def allowance(self, account_id: str, service: str, calls_per_day: int | None) -> AllowanceState:
-        """What an account has used of today's allowance. Quick enough for the event loop."""
+    async def allowance(self, account_id: str, service: str, calls_per_day: int | None) -> AllowanceState:
+        """What an account has used of today's allowance."""
         ...
 
-    def replay(
+    async def replay(
         self, account_id: str, quote: Quote, request_hash: bytes, idempotency_key: bytes | None
     ) -> Reserved | None:
         """What `reserve` would say where it says ANSWERED, ANSWER_GONE, IN_FLIGHT or KEY_REUSED; else None.
 
-        Quick enough for the event loop. `reserve` decides the same again, so a race costs nothing.
+        `reserve` decides the same again, so a race costs nothing.
         """
         ...
 

@@ -61,7 +61,7 @@ async def test_a_limit_of_5_a_day_holds_under_200_concurrent_calls_and_outranks_
     counted = Counter(answer.outcome for answer in answers)
     assert counted == {ReserveOutcome.RESERVED: 5, ReserveOutcome.LIMIT_REACHED: 195}
     assert answers[0].allowance == AllowanceState(used=1, limit=5, resets_at_ms=MIDNIGHT)
-    assert store.statements.allowance(ALICE, CHAT, 5).left == 0
+    assert (await store.statements.allowance(ALICE, CHAT, 5)).left == 0
 
 
 @in_books
@@ -104,7 +104,7 @@ async def test_a_clock_set_back_over_midnight_gives_no_second_allowance(
     answer = await store.ledger.reserve(call(calls_per_day=1, body="another"))
 
     assert answer.outcome is ReserveOutcome.LIMIT_REACHED
-    assert store.statements.allowance(ALICE, CHAT, 1).resets_at_ms == MIDNIGHT + DAY_MS
+    assert (await store.statements.allowance(ALICE, CHAT, 1)).resets_at_ms == MIDNIGHT + DAY_MS
 
 
 @in_books
@@ -260,7 +260,7 @@ async def test_settle_and_sweep_or_release_in_a_race_agree_on_one_end(
     )
 
     charged = sum(getattr(end, "outcome", None) is SettleOutcome.SETTLED for end in ends)
-    account = store.statements.account(ALICE)
+    account = await store.statements.account(ALICE)
     assert 0 < charged < 100
     assert account is not None
     assert account.balance == Balance(Msat((200 - charged) * PRICE), Msat(0))
@@ -343,7 +343,7 @@ async def test_a_statement_adds_up_and_shows_what_was_given_back(
         3 * PRICE,
         "challenge",
     )
-    assert store.statements.account_by_payment(bytes.fromhex(credit.reference)) == ALICE
+    assert await store.statements.account_by_payment(bytes.fromhex(credit.reference)) == ALICE
     assert list(lines[1:]) == [
         StatementLine(NOON, "charge", Msat(-PRICE), Msat(2 * PRICE), "r1", CHAT),
         StatementLine(NOON + 1, "refund", Msat(0), Msat(2 * PRICE), "r2", "backend failed"),
@@ -387,4 +387,4 @@ async def test_an_answer_belongs_to_its_call(store: SqliteStore, clock: ManualCl
     with pytest.raises(ValueError, match="does not belong"):
         await store.ledger.settle(asked.call_id, PRICE, answer_to(call()))
 
-    assert store.statements.replay(ALICE, Quote(CHAT, PRICE, None), hash_of("x"), None) is None
+    assert await store.statements.replay(ALICE, Quote(CHAT, PRICE, None), hash_of("x"), None) is None

@@ -41,7 +41,7 @@ async def test_a_full_disk_refuses_the_batch_and_loses_nothing(
         store.ledger.settle(large.call_id, PRICE, answer_to(large, text="x" * 100_000)),
         return_exceptions=True,
     )
-    balance_meanwhile = store.statements.account(ALICE)
+    balance_meanwhile = await store.statements.account(ALICE)
     await store.writer.run(lambda db, _: _pages_at_most(10_000, db))
     settled = await store.ledger.settle(large.call_id, PRICE, answer_to(large, text="x" * 100_000))
 
@@ -157,7 +157,7 @@ async def test_a_verb_that_breaks_harms_nobody_else(store: SqliteStore, clock: M
 
     ended = await asyncio.gather(pay(store, PRICE), store.writer.run(breaks), return_exceptions=True)
 
-    account = store.statements.account(ALICE)
+    account = await store.statements.account(ALICE)
     assert isinstance(ended[1], RuntimeError)
     assert account is not None
     assert account.balance == Balance(PRICE, Msat(0))
@@ -168,9 +168,9 @@ def test_unreadable_books_are_unavailable(tmp_path: Path) -> None:
         async with open_sqlite(tmp_path / "ledger.db", ManualClock()) as store:
             store.statements.close()
             with pytest.raises(StoreUnavailable):
-                store.statements.account(ALICE)
+                await store.statements.account(ALICE)
             with pytest.raises(StoreUnavailable):
-                store.statements.replay(ALICE, Quote("chat", PRICE, None), b"h", None)
+                await store.statements.replay(ALICE, Quote("chat", PRICE, None), b"h", None)
 
     run(story())
 

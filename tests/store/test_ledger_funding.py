@@ -43,16 +43,16 @@ async def test_a_payment_hash_funds_once_under_64_concurrent_reports(
 
 @in_books
 async def test_a_payment_opens_the_account_it_is_for(store: SqliteStore, clock: ManualClock) -> None:
-    before = store.statements.account(ALICE)
+    before = await store.statements.account(ALICE)
     funded = await store.ledger.fund(settlement(hash_of("p")), for_challenge(ALICE))
 
-    account = store.statements.account(ALICE)
+    account = await store.statements.account(ALICE)
     assert before is None
     assert funded == Funded(FundOutcome.APPLIED, ALICE, Balance(PRICE, Msat(0)))
     assert account is not None
     assert account.funded
     assert account.token_key_version is None
-    assert store.statements.account_by_payment(hash_of("p")) == ALICE
+    assert await store.statements.account_by_payment(hash_of("p")) == ALICE
 
 
 @in_books
@@ -63,7 +63,7 @@ async def test_a_payment_of_no_known_purpose_credits_nothing_and_advances_the_cu
 
     assert funded == Funded(FundOutcome.FOREIGN, None, None)
     assert await store.statements.cursor(NODE) == Cursor(7, 5)
-    assert store.statements.account_by_payment(hash_of("x")) is None
+    assert await store.statements.account_by_payment(hash_of("x")) is None
 
 
 @in_books
@@ -84,7 +84,7 @@ async def test_our_own_invoice_outranks_the_tag(store: SqliteStore, clock: Manua
     funded = await store.ledger.fund(settlement(hash_of("s")), for_challenge(BOB))
 
     assert funded.account_id == ALICE
-    assert store.statements.account(BOB) is None
+    assert await store.statements.account(BOB) is None
 
 
 @in_books
@@ -116,7 +116,7 @@ async def test_a_cancelled_or_expired_invoice_still_credits_what_the_node_report
     assert [funded.outcome for funded in late] == [FundOutcome.APPLIED, FundOutcome.APPLIED]
     for word, state in (("e", InvoiceState.EXPIRED), ("c", InvoiceState.CANCELLED)):
         await store.ledger.mark_invoice(hash_of(word), state)
-        assert store.statements.account_by_payment(hash_of(word)) == ALICE
+        assert await store.statements.account_by_payment(hash_of(word)) == ALICE
     assert await store.statements.invoices_awaited(NODE, after=b"", limit=9) == []
 
 
@@ -130,7 +130,7 @@ def test_an_amount_that_cannot_be_is_not_credited(tmp_path: Path, amount: int) -
                 )
 
             assert await store.statements.cursor(NODE) == Cursor(0, 0)
-            assert store.statements.account(ALICE) is None
+            assert await store.statements.account(ALICE) is None
 
     run(story())
 
@@ -148,9 +148,9 @@ async def test_a_session_opens_once_and_its_token_finds_the_account(
     for _ in range(2):
         await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=3)
 
-    account = store.statements.account(ALICE)
-    assert store.statements.account_by_token(b"d" * 32) == ALICE
-    assert store.statements.account_by_token(b"e" * 32) is None
+    account = await store.statements.account(ALICE)
+    assert await store.statements.account_by_token(b"d" * 32) == ALICE
+    assert await store.statements.account_by_token(b"e" * 32) is None
     assert await store.statements.session("s") == session("s")
     assert await store.statements.session("t") is None
     assert account is not None
@@ -168,7 +168,7 @@ async def test_a_session_id_or_a_payment_hash_is_not_given_out_twice(
     with pytest.raises(ValueError, match="given out"):
         await store.ledger.add_invoice(invoice(hash_of("s")))
 
-    assert store.statements.account(BOB) is None
+    assert await store.statements.account(BOB) is None
 
 
 @in_books
@@ -196,7 +196,7 @@ async def test_a_token_is_given_once(store: SqliteStore, clock: ManualClock) -> 
     second = await store.ledger.set_token(ALICE, token_digest=b"2" * 32, key_version=2)
 
     assert (first, second) == (1, 1)
-    assert store.statements.account_by_token(b"2" * 32) is None
+    assert await store.statements.account_by_token(b"2" * 32) is None
     with pytest.raises(LookupError):
         await store.ledger.set_token(BOB, token_digest=b"3" * 32, key_version=1)
 

@@ -254,10 +254,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def balances_and_allowances_are_the_models(self) -> None:
         for account_id in self.model.posted:
-            account = self.store.statements.account(account_id)
+            account = self.do(self.store.statements.account(account_id))
             assert account is not None
             assert account.balance == self.model.balance(account_id)
-            used = self.store.statements.allowance(account_id, CHAT, None).used
+            used = self.do(self.store.statements.allowance(account_id, CHAT, None)).used
             assert used == self.model.used(account_id, day_of(self.clock.at_ms))
 
 

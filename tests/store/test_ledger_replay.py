@@ -23,15 +23,15 @@ from tests.store.books import (
 )
 
 
-def foretold(store: SqliteStore, asked: Reservation) -> Reserved | None:
+async def foretold(store: SqliteStore, asked: Reservation) -> Reserved | None:
     """What `Statements.replay` says of a reservation."""
     quote = Quote(asked.service, asked.price, asked.calls_per_day)
-    return store.statements.replay(asked.account_id, quote, asked.request_hash, asked.idempotency_key)
+    return await store.statements.replay(asked.account_id, quote, asked.request_hash, asked.idempotency_key)
 
 
 async def both(store: SqliteStore, asked: Reservation) -> Reserved:
     """What `reserve` says, having checked that `replay` said the same before."""
-    before = foretold(store, asked)
+    before = await foretold(store, asked)
     answer = await store.ledger.reserve(asked)
     if answer.outcome in {
         ReserveOutcome.ANSWERED,
@@ -131,7 +131,7 @@ async def test_a_key_outranks_the_limit_and_the_balance(store: SqliteStore, cloc
 async def test_a_used_up_account_gets_its_last_answer_again(store: SqliteStore, clock: ManualClock) -> None:
     await pay(store, 2 * PRICE)
     await charge(store, call(body="one"))
-    with_money_left = foretold(store, call(body="one"))
+    with_money_left = await foretold(store, call(body="one"))
     last = await charge(store, call(body="two"))
 
     again = await both(store, call(body="two"))
@@ -224,8 +224,8 @@ async def test_answers_are_pruned_in_small_batches_oldest_first(
 
 @in_books
 async def test_nothing_is_replayed_to_a_stranger(store: SqliteStore, clock: ManualClock) -> None:
-    nobody = store.statements.replay(BOB, Quote(CHAT, Msat(1), None), b"h" * 32, None)
-    with_a_key = store.statements.replay(BOB, Quote(CHAT, Msat(1), None), b"h" * 32, b"k" * 32)
+    nobody = await store.statements.replay(BOB, Quote(CHAT, Msat(1), None), b"h" * 32, None)
+    with_a_key = await store.statements.replay(BOB, Quote(CHAT, Msat(1), None), b"h" * 32, b"k" * 32)
 
     assert nobody is None
     assert with_a_key is None

@@ -69,7 +69,7 @@ def test_a_restart_keeps_everything(tmp_path: Path) -> None:
     async def after() -> None:
         clock.pass_ms(1000)
         async with open_sqlite(path, clock) as store:
-            account = store.statements.account(ALICE)
+            account = await store.statements.account(ALICE)
             again = await store.ledger.fund(settlement(hash_of("s"), 3 * PRICE), for_challenge(ALICE))
             repeated = await store.ledger.reserve(call(key="k"))
 
@@ -228,7 +228,7 @@ def test_books_are_read_beside_a_gateway_and_after_it(tmp_path: Path) -> None:
             await pay(store, PRICE)
             with open_sqlite_readonly(path, ManualClock()) as beside:
                 await pay(store, PRICE)
-                account = beside.account(ALICE)
+                account = await beside.account(ALICE)
                 assert account is not None
                 assert account.balance.posted == 2 * PRICE
                 assert broken(await beside.verify()) == []

@@ -111,7 +111,7 @@ class Admission:
         if isinstance(one, Unreadable):
             raise (InvalidToken if one.is_token else InvalidCredential)(_as_sentence(one.reason))
         if isinstance(one, Token):
-            account_id = self._statements.account_by_token(token_digest(one.text))
+            account_id = await self._statements.account_by_token(token_digest(one.text))
             if account_id is None:
                 raise InvalidToken(
                     "This token is not known here. Check that it is complete, or fund a new one."

@@ -65,7 +65,7 @@ class Funding:
         Raises SettlementPending, NodeUnavailable, or InvalidCredential when the node knows no such
         payment. Many requests with the same fresh credential share one look-up.
         """
-        account_id = self._statements.account_by_payment(identifier.payment_hash)
+        account_id = await self._statements.account_by_payment(identifier.payment_hash)
         if account_id is not None:
             return account_id
         task = self._proving.get(identifier.payment_hash)
@@ -142,7 +142,7 @@ class Funding:
 
         Asked for a repeated payment, too: the process may have ended between the credit and this.
         """
-        account = self._statements.account(account_id)
+        account = await self._statements.account(account_id)
         if account is not None and account.token_key_version is not None:
             return
         token = self._keyring.token(account_id, version=key_version)

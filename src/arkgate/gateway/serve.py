@@ -125,14 +125,14 @@ class Gateway:
         try:
             reply = await self._reply(request, buyer)
         except Refusal as refusal:
-            self._tell_standing(refusal, request.service, buyer)
+            await self._tell_standing(refusal, request.service, buyer)
             raise
         yield reply
 
     async def _reply(self, request: PaidRequest, buyer: Admitted) -> Reply:
         """Replay, or ready, reserve, forward and settle."""
         reservation = self._reservation(request, buyer)
-        replay = self._statements.replay(
+        replay = await self._statements.replay(
             buyer.account_id,
             request.service.quote(),
             reservation.request_hash,
@@ -146,17 +146,17 @@ class Gateway:
             replay = bought
         return await self._without_call(request, buyer, replay)
 
-    def _tell_standing(self, refusal: Refusal, service: Service, buyer: Admitted) -> None:
+    async def _tell_standing(self, refusal: Refusal, service: Service, buyer: Admitted) -> None:
         """Adds balance and allowance to a refusal that does not carry them yet."""
         if refusal.standing is not None:
             return
         with contextlib.suppress(StoreUnavailable):
-            account = self._statements.account(buyer.account_id)
+            account = await self._statements.account(buyer.account_id)
             if account is not None:
-                refusal.with_standing(Standing(account.balance, self._allowance(service, buyer)))
+                refusal.with_standing(Standing(account.balance, await self._allowance(service, buyer)))
 
-    def _allowance(self, service: Service, buyer: Admitted) -> AllowanceState:
-        return self._statements.allowance(buyer.account_id, service.name, service.calls_per_day)
+    async def _allowance(self, service: Service, buyer: Admitted) -> AllowanceState:
+        return await self._statements.allowance(buyer.account_id, service.name, service.calls_per_day)
 
     async def _unpaid(self, request: PaidRequest) -> Refusal:
         """The answer to a request without credential: nobody is asked to pay for what cannot be had."""
@@ -193,7 +193,7 @@ class Gateway:
         is_hopeless = isinstance(request.messages, Refusal) and not request.probe
         if objection is not None and not is_hopeless:
             code, because = objection
-            allowance = self._allowance(request.service, buyer)
+            allowance = await self._allowance(request.service, buyer)
             if allowance.left == 0:  # or the payer would pay and then be told to wait
                 raise _limit_reached(allowance, request.service, self._clock.now_ms())
             raise await self._challenge(request, buyer=buyer, code=code, because=because)

@@ -118,7 +118,7 @@ class Sessions:
             )
         self._calls.check_open()
         self._ledger.check()
-        account = self._statements.account(account_id)
+        account = await self._statements.account(account_id)
         if account is not None and account.funded:
             self._limit.take(f"account {account_id}", alone=True)
         else:

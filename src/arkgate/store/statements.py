@@ -55,17 +55,17 @@ class SqliteStatements:
         """Gives up the connection; nothing is read afterwards."""
         self._database.close()
 
-    def account_by_token(self, token_digest: bytes) -> str | None:
+    async def account_by_token(self, token_digest: bytes) -> str | None:
         """The account id of a token."""
         row = self._one(queries.ACCOUNT_BY_TOKEN, (token_digest,))
         return None if row is None else str(row[0])
 
-    def account_by_payment(self, payment_hash: bytes) -> str | None:
+    async def account_by_payment(self, payment_hash: bytes) -> str | None:
         """The account that a payment hash was credited to."""
         row = self._one(queries.CREDITED_TO, (credit_id(payment_hash),))
         return None if row is None else str(row[0])
 
-    def account(self, account_id: str) -> AccountRecord | None:
+    async def account(self, account_id: str) -> AccountRecord | None:
         """An account with its balance."""
         row = self._one(queries.ACCOUNT, (account_id,))
         if row is None:
@@ -73,14 +73,14 @@ class SqliteStatements:
         owner, posted, held, funded, key_version, created_at_ms = row
         return AccountRecord(owner, Balance(posted, held), bool(funded), key_version, created_at_ms)
 
-    def allowance(self, account_id: str, service: str, calls_per_day: int | None) -> AllowanceState:
+    async def allowance(self, account_id: str, service: str, calls_per_day: int | None) -> AllowanceState:
         """What an account has used of today's allowance."""
         try:
             return allowance_of(self._database, self._clock.now_ms(), account_id, service, calls_per_day)
         except sqlite3.Error as exc:
             raise unavailable(_UNREADABLE, exc) from exc
 
-    def replay(
+    async def replay(
         self, account_id: str, quote: Quote, request_hash: bytes, idempotency_key: bytes | None
     ) -> Reserved | None:
         """What `reserve` would say of a request that was made before."""

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import orjson
 from starlette.requests import Request
@@ -106,7 +106,7 @@ class Api:
     async def session(self, request: Request) -> Response:
         """`GET /v1/sessions/{session_id}`: its status, without the token."""
         session = await self._sessions.session(request.path_params["session_id"])
-        account = self._account(session.account_id)
+        account = await self._account(session.account_id)
         body = self._session_body(session, balance_sats=whole_sats(account.balance.available))
         if account.funded:
             body["status"] = "active"  # whichever of its invoices was paid
@@ -132,7 +132,7 @@ class Api:
         invoice = await self._sessions.top_up(
             admitted, _amount(body, headers), client=self._client_address.of(request.scope)
         )
-        account = self._account(admitted.account_id)
+        account = await self._account(admitted.account_id)
         return json_response(
             {
                 "funding": _funding(invoice),
@@ -150,7 +150,7 @@ class Api:
         """`POST /v1/tokens`: the `ak_` token of an L402 payment, the same one each time."""
         admitted = await self._admission.require(_presented(request.scope), whole=True)
         token = await self._sessions.token(admitted)
-        account = self._account(admitted.account_id)
+        account = await self._account(admitted.account_id)
         body = {
             "token": token,
             "balance_sats": whole_sats(account.balance.available),
@@ -162,10 +162,10 @@ class Api:
         """`GET /v1/balance`: what an account has, holds and may still do today."""
         presented = _presented(request.scope)
         admitted = await self._admission.require(presented)
-        account = self._account(admitted.account_id)
+        account = await self._account(admitted.account_id)
         service = next(iter(self._catalog))
-        allowance = self._statements.allowance(account.account_id, service.name, service.calls_per_day)
-        token = next((text for text in _tokens(presented) if self._opens(text, account)), None)
+        allowance = await self._statements.allowance(account.account_id, service.name, service.calls_per_day)
+        token = await self._token_of(account, _tokens(presented))
         body = {
             "token": token,
             "balance_sats": whole_sats(account.balance.posted),
@@ -180,8 +180,12 @@ class Api:
         headers = [*NO_STORE, *standing_headers(Standing(account.balance, allowance))]
         return json_response(body, headers=headers)
 
-    def _opens(self, token: str, account: AccountRecord) -> bool:
-        return self._statements.account_by_token(token_digest(token)) == account.account_id
+    async def _token_of(self, account: AccountRecord, tokens: Iterable[str]) -> str | None:
+        """The first of the tokens that opens that account."""
+        for token in tokens:
+            if await self._statements.account_by_token(token_digest(token)) == account.account_id:
+                return token
+        return None
 
     async def show_catalog(self, request: Request) -> Response:
         """`GET /v1/catalog`: every priced endpoint."""
@@ -212,6 +216,7 @@ class Api:
         admitted = await self._admission.require(_presented(request.scope), whole=True)
         offset = _whole_number(request, "offset", default=0, maximum=10**9)
         limit = _whole_number(request, "limit", default=USAGE_LINES, minimum=1, maximum=USAGE_LINES_MAX)
+        account = await self._account(admitted.account_id)
         lines = await self._statements.statement(admitted.account_id, offset=offset, limit=limit + 1)
         shown = lines[:limit]
         if _wants_csv(request):
@@ -220,7 +225,7 @@ class Api:
             )
         body = {
             "lines": [_line(line) for line in shown],
-            "balance_sats": whole_sats(self._account(admitted.account_id).balance.posted),
+            "balance_sats": whole_sats(account.balance.posted),
             "next_offset": offset + limit if len(lines) > limit else None,
         }
         return json_response(body, headers=NO_STORE)
@@ -232,15 +237,15 @@ class Api:
         if record is None:
             raise NotFound("This account has made no call with that request id.")
         answer = _charged_answer(record)
-        account = self._account(admitted.account_id)
+        account = await self._account(admitted.account_id)
         service = next((one for one in self._catalog if one.name == record.service), None)  # maybe retired
         calls_per_day = service.calls_per_day if service else None
-        allowance = self._statements.allowance(account.account_id, record.service, calls_per_day)
+        allowance = await self._statements.allowance(account.account_id, record.service, calls_per_day)
         reply = replied(answer, Standing(account.balance, allowance))
         return _reply_response(reply, service.path if service else None, _arrival(request.scope))
 
-    def _account(self, account_id: str) -> AccountRecord:
-        account = self._statements.account(account_id)
+    async def _account(self, account_id: str) -> AccountRecord:
+        account = await self._statements.account(account_id)
         if account is None:
             raise NotFound("This credential's account does not exist here.")
         return account
