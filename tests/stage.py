@@ -14,7 +14,7 @@ import uvloop
 from arkgate import app, settings
 from arkgate.core.ledger import Finding
 from arkgate.simulator.simulation import Simulation
-from arkgate.store.sqlite import open_sqlite_readonly
+from arkgate.store import read_store
 from arkgate.web.protocol import ProtocolLimits, protocol_with
 from arkgate.web.server import Listener, bind, serve
 
@@ -137,7 +137,7 @@ class Stage:
 
     async def verify(self) -> Sequence[Finding]:
         """The invariants that fail, the ninth included; none when all is well."""
-        with open_sqlite_readonly(self.database, app.SystemClock()) as statements:
+        async with read_store(self.settings.store_url) as statements:
             findings = [*await statements.verify()]
             findings.append(await statements.verify_requests(self.simulation.chat.request_ids))
         return [finding for finding in findings if not finding.holds]

@@ -19,7 +19,7 @@ import httpx
 from arkgate import app
 from arkgate.settings import Settings
 from arkgate.simulator.simulation import Simulation
-from arkgate.store.sqlite import open_sqlite_readonly
+from arkgate.store import read_store
 from tests.cli.program import Running, configured, serving, simulated
 from tests.stage import eventually, run
 
@@ -190,7 +190,7 @@ async def _until(fact: Callable[[], bool], seconds: float = 3.0) -> None:
 async def broken_rules(loaded: Settings, simulation: Simulation) -> list[str]:
     """The invariants that fail, the ninth by the chat's own list of requests."""
     requests = simulation.chat.request_ids
-    with open_sqlite_readonly(app.sqlite_path(loaded), app.SystemClock()) as statements:
+    async with read_store(loaded.store_url) as statements:
         findings = [*await statements.verify(), await statements.verify_requests(requests)]
     return [finding.sentence for finding in findings if not finding.holds]
 

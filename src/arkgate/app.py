@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,8 @@ from arkgate.nodes import NODE_KINDS
 from arkgate.nodes.channel import NodeCredentials
 from arkgate.ports import Backend, Clock, Ledger, PaymentNode, Statements
 from arkgate.settings import Address, NodeSettings, Settings
-from arkgate.store import open_store
-from arkgate.store.clock import ForwardClock
-from arkgate.store.keyfile import load_or_create_keyring
+from arkgate.store import Store, open_store, shown
+from arkgate.store.keyfile import keyring_of_books
 from arkgate.web.admin import Admin
 from arkgate.web.api import Api
 from arkgate.web.client import ClientAddress
@@ -38,14 +36,6 @@ from arkgate.web.server import Listener, bind, protocol_for_this_process, serve
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
-
-
-class SystemClock:
-    """`ports.Clock` of this host."""
-
-    def now_ms(self) -> int:
-        """Unix time in milliseconds."""
-        return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +58,15 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
 
     Raises KeyfileError or StoreUnavailable when it must not start.
     """
-    # One clock for deadlines and for the sweep: a host clock that is set back must not make a new hold
-    # look overdue.
-    clock = ForwardClock(clock or SystemClock())
-    database = sqlite_path(settings)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    keyring = load_or_create_keyring(settings.keys_file, books_exist=database.exists())
     metrics, calls = Metrics(), Calls()
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(
             open_store(settings.store_url, clock, log_bytes=settings.log_bytes)
         )
+        # One clock for deadlines and for the sweep: a host clock that is set back must not make a new
+        # hold look overdue.
+        clock = store.clock
+        keyring = await _keyring(settings, store)
         nodes = [_node(node, clock) for node in settings.nodes]
         for node in nodes:
             stack.push_async_callback(node.close)
@@ -89,7 +77,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         )
         sweep = Sweep(store.ledger, store.statements, metrics)
         released = await sweep.release_overdue()
-        log.info("books opened", database=str(database), released_holds=released)
+        log.info("books opened", database=shown(settings.store_url), released_holds=released)
         funding = parts.funding()
         life = max(settings.challenge.expiry_seconds, settings.sessions.expiry_seconds)
         await stack.enter_async_context(
@@ -97,6 +85,14 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         )
         stack.push_async_callback(_drain, calls, settings.call_deadline_seconds)
         yield parts.app(funding)
+
+
+async def _keyring(settings: Settings, store: Store) -> Keyring:
+    """The keys of these books. Raises KeyfileError for a file that lacks one of them or has another."""
+    keyring, unknown = keyring_of_books(settings.keys_file, await store.statements.facts())
+    for name, value in unknown.items():
+        await store.ledger.note(name, value)
+    return keyring
 
 
 async def _drain(calls: Calls, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """What the job needs from the world. Each docstring is a promise that every adapter must keep."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -207,8 +207,8 @@ class Ledger(Protocol):
         """Notes when an open invoice is to be looked up next; None: never again on our own account."""
         ...
 
-    async def reconciled(self, node: str, at_ms: int) -> None:
-        """Notes that every settled invoice of that node up to that time was read and credited."""
+    async def note(self, fact: str, value: int) -> None:
+        """Notes a fact about these books, in place of what was noted under that name before."""
         ...
 
     def check(self) -> None:
@@ -285,12 +285,8 @@ class Statements(Protocol):
         """
         ...
 
-    async def reconciled_at_ms(self, node: str) -> int | None:
-        """Up to when that node's settled invoices were all read, Unix milliseconds; None: never."""
-        ...
-
-    async def opened_at_ms(self) -> int:
-        """When these books were opened, Unix milliseconds."""
+    async def facts(self) -> Mapping[str, int]:
+        """Everything that is noted about these books, by name; `opened_at_ms` is always there."""
         ...
 
     async def totals(self) -> Totals:
@@ -299,6 +295,10 @@ class Statements(Protocol):
 
     async def verify(self) -> Sequence[Finding]:
         """Checks the invariants on the live database without blocking writers; repairs nothing."""
+        ...
+
+    async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
+        """Whether every request that a backend saw belongs to a committed hold (invariant 9)."""
         ...
 
 

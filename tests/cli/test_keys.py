@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arkgate.store.keyfile import KeyfileError, load_keyring, load_or_create_keyring, rotate
+from arkgate.store.keyfile import KeyfileError, keyring_of_books, load_keyring, load_or_create_keyring, rotate
 
 KEY = "0123456789abcdef" * 4
 
@@ -80,3 +80,22 @@ def test_an_interrupted_rotation_is_repeated_without_harm(tmp_path: Path) -> Non
     (tmp_path / "keys.json.new").write_text("half")
 
     assert rotate(path) == 2
+
+
+def test_books_are_never_used_with_keys_that_are_not_theirs(tmp_path: Path) -> None:
+    path, other = tmp_path / "keys.json", tmp_path / "other.json"
+    keyring, facts = keyring_of_books(path, {"opened_at_ms": 1})
+    rotate(path)
+    _, added = keyring_of_books(path, facts)
+    load_or_create_keyring(other, books_exist=False)
+
+    assert keyring_of_books(path, {**facts, **added}) == (load_keyring(path), {})
+    assert keyring.current == 1
+    with pytest.raises(KeyfileError, match="another key version 1"):
+        keyring_of_books(other, facts)
+    path.write_text(json.dumps({"1": keyring.versions[1].hex()}))
+    with pytest.raises(KeyfileError, match="lacks key version 2"):
+        keyring_of_books(path, {**facts, **added})
+    path.unlink()
+    with pytest.raises(KeyfileError, match="missing although"):
+        keyring_of_books(path, facts)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.stage import MODEL, Stage, eventually, run, staged
 
-from arkgate.app import SystemClock
 from arkgate.simulator.simulation import Simulation
+from arkgate.store.clock import SystemClock
 
 DAY_MS = 24 * 3600 * 1000
 

@@ -10,9 +10,10 @@ import httpx
 import pytest
 from tests.stage import MODEL, Credential, Stage, eventually, play, run, staged
 
-from arkgate.app import SystemClock, sqlite_path
+from arkgate.app import sqlite_path
 from arkgate.simulator.simulation import Simulation
-from arkgate.store.sqlite import open_sqlite_readonly
+from arkgate.store.clock import SystemClock
+from arkgate.store.sqlite.opening import open_sqlite_readonly
 
 
 async def open_session(stage: Stage, amount_sats: int = 500) -> tuple[dict[str, str], str]:

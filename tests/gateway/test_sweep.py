@@ -4,24 +4,25 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.store.books import PRICE, ManualClock, call, charge, in_books, pay
+from tests.store.books import PRICE, ManualClock, call, charge, in_books, in_sqlite, pay
 
 from arkgate.backend.chat import BackendSettings, ChatBackend
 from arkgate.core.errors import StoreUnavailable
 from arkgate.gateway.meter import Calls
 from arkgate.gateway.readiness import ReadinessCheck
 from arkgate.gateway.sweep import BATCH, Sweep
-from arkgate.store.sqlite import SqliteStore
+from arkgate.store import Store
+from arkgate.store.sqlite.opening import SqliteStore
 from arkgate.web.metrics import Metrics
 
 
-def sweep_of(store: SqliteStore) -> Sweep:
+def sweep_of(store: Store) -> Sweep:
     return Sweep(store.ledger, store.statements, Metrics())
 
 
 @in_books
 async def test_every_answer_that_is_past_its_time_is_forgotten_at_once(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     many = 2 * BATCH + 1
     await pay(store, PRICE * (many + 1))
@@ -33,7 +34,7 @@ async def test_every_answer_that_is_past_its_time_is_forgotten_at_once(
     assert await sweep_of(store).prune() == 0
 
 
-async def store_is_ready(store: SqliteStore) -> bool:
+async def store_is_ready(store: Store) -> bool:
     """What a fresh readiness check says of the books; the backend is nowhere and does not matter."""
     backend = ChatBackend(BackendSettings("http://127.0.0.1:9/v1", "none"))
     check = ReadinessCheck([], backend, store.statements, Calls(), ledger=store.ledger)
@@ -42,7 +43,7 @@ async def store_is_ready(store: SqliteStore) -> bool:
     return readiness.dependencies["store"].ready
 
 
-@in_books
+@in_sqlite
 async def test_books_that_cannot_be_written_are_not_ready_until_the_sweep_finds_that_they_can(
     store: SqliteStore, clock: ManualClock
 ) -> None:
@@ -74,7 +75,7 @@ def test_a_fault_in_one_part_leaves_no_other_part_running(
     monkeypatch.setattr("arkgate.gateway.sweep.VERIFY_SECONDS", 0.01)
 
     @in_books
-    async def story(store: SqliteStore, clock: ManualClock) -> None:
+    async def story(store: Store, clock: ManualClock) -> None:
         before = asyncio.all_tasks()
         with pytest.raises(ExceptionGroup, match="unhandled"):
             await Faulty(store.ledger, store.statements, Metrics()).run()

@@ -13,7 +13,6 @@ import grpc
 import pytest
 from tests.stage import eventually, run
 
-from arkgate.app import SystemClock
 from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import Msat, sats
@@ -23,6 +22,7 @@ from arkgate.ports import Invoice, InvoiceStatus, NodeEvent, PaymentNode
 from arkgate.simulator import credentials
 from arkgate.simulator.habits import Lie, NodeState
 from arkgate.simulator.simulation import Simulation
+from arkgate.store.clock import SystemClock
 
 TIMEOUT_SECONDS = 0.6
 PAGE_INVOICES = 3

@@ -21,10 +21,12 @@ from arkgate.core.ledger import (
     Settlement,
 )
 from arkgate.core.money import Msat
+from arkgate.store import Store
 from arkgate.store.clock import DAY_MS
-from arkgate.store.sqlite import SqliteStore, open_sqlite
+from arkgate.store.sqlite.opening import SqliteStore, open_sqlite
 
 T = TypeVar("T")
+S_contra = TypeVar("S_contra", contravariant=True)
 PRICE = Msat(50_000)
 CHAT = "chat"
 NODE = "lnd"
@@ -49,7 +51,7 @@ class ManualClock:
         self.at_ms += milliseconds
 
 
-Story = Callable[[SqliteStore, ManualClock], Coroutine[Any, Any, None]]
+StoryOn = Callable[[S_contra, ManualClock], Coroutine[Any, Any, None]]
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -57,8 +59,13 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(coroutine)
 
 
-def in_books(story: Story) -> Callable[[Path], None]:
+def in_books(story: StoryOn[Store]) -> Callable[[Path], None]:
     """A test in freshly opened books; whatever it did, every invariant holds afterwards."""
+    return in_sqlite(story)
+
+
+def in_sqlite(story: StoryOn[SqliteStore]) -> Callable[[Path], None]:
+    """As `in_books`, for what only the books in a file have."""
 
     def test(tmp_path: Path) -> None:
         async def whole() -> None:
@@ -95,9 +102,7 @@ def for_challenge(account_id: str) -> Purpose:
     return Purpose(PurposeKind.CHALLENGE, account_id)
 
 
-async def pay(
-    store: SqliteStore, amount: int, account_id: str = ALICE, *, cursor: Cursor | None = None
-) -> Funded:
+async def pay(store: Store, amount: int, account_id: str = ALICE, *, cursor: Cursor | None = None) -> Funded:
     """A new payment into an account, which it opens."""
     payment = settlement(hash_of(f"payment {next(_numbers)}"), amount)
     return await store.ledger.fund(payment, for_challenge(account_id), cursor=cursor)
@@ -140,7 +145,7 @@ def answer_to(
     return Answer(asked.call_id, asked.request_id, 200, "application/json", body, Msat(cost), NOON + kept_ms)
 
 
-async def charge(store: SqliteStore, asked: Reservation, *, kept_ms: int = DAY_MS) -> Answer:
+async def charge(store: Store, asked: Reservation, *, kept_ms: int = DAY_MS) -> Answer:
     """Reserves a call and settles it with an answer."""
     await store.ledger.reserve(asked)
     answer = answer_to(asked, kept_ms=kept_ms)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from arkgate.core.ledger import FundOutcome, ReleaseOutcome, ReserveOutcome, SettleOutcome
-from arkgate.store.sqlite import SqliteStore, open_sqlite
+from arkgate.store import Store
+from arkgate.store.sqlite.opening import open_sqlite
 from tests.store.books import (
     ALICE,
     NODE,
@@ -24,7 +25,7 @@ from tests.store.books import (
 )
 from tests.store.books import settlement as paid
 
-Way = Callable[[SqliteStore, ManualClock], Coroutine[Any, Any, Enum]]
+Way = Callable[[Store, ManualClock], Coroutine[Any, Any, Enum]]
 WAYS: dict[Enum, Way] = {}
 
 
@@ -39,85 +40,85 @@ def leads_to(outcome: Enum) -> Callable[[Way], Way]:
     return register
 
 
-async def _reserve(store: SqliteStore, **asked: Any) -> Enum:
+async def _reserve(store: Store, **asked: Any) -> Enum:
     return (await store.ledger.reserve(call(**asked))).outcome
 
 
 @leads_to(ReserveOutcome.UNKNOWN_ACCOUNT)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     return await _reserve(store)
 
 
 @leads_to(ReserveOutcome.REPLAYED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store, call_id="c")
     return await _reserve(store, call_id="c")
 
 
 @leads_to(ReserveOutcome.IN_FLIGHT)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store, key="k")
     return await _reserve(store, key="k", body="another")
 
 
 @leads_to(ReserveOutcome.KEY_REUSED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await charge(store, call(key="k"))
     return await _reserve(store, key="k", body="another")
 
 
 @leads_to(ReserveOutcome.ANSWERED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await charge(store, call(key="k", request_id="r"))
     return await _reserve(store, key="k", request_id="r", calls_per_day=1)
 
 
 @leads_to(ReserveOutcome.ANSWER_GONE)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await charge(store, call(key="k", request_id="r"), kept_ms=0)
     return await _reserve(store, key="k", request_id="r", calls_per_day=1)
 
 
 @leads_to(ReserveOutcome.REQUEST_ID_REUSED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store, request_id="r")
     return await _reserve(store, request_id="r", calls_per_day=1, body="another")
 
 
 @leads_to(ReserveOutcome.LIMIT_REACHED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store)
     return await _reserve(store, calls_per_day=1, body="another")
 
 
 @leads_to(ReserveOutcome.INSUFFICIENT)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     return await _reserve(store, price=PRICE + 1)
 
 
 @leads_to(ReserveOutcome.RESERVED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     return await _reserve(store)
 
 
 @leads_to(SettleOutcome.SETTLED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store, call_id="c")
     return (await store.ledger.settle("c", PRICE, None)).outcome
 
 
 @leads_to(SettleOutcome.REPLAYED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     asked = call()
     await charge(store, asked)
@@ -125,7 +126,7 @@ async def _(store: SqliteStore, clock: ManualClock) -> Enum:
 
 
 @leads_to(SettleOutcome.RELEASED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store, call_id="c")
     await store.ledger.release("c", "")
@@ -133,14 +134,14 @@ async def _(store: SqliteStore, clock: ManualClock) -> Enum:
 
 
 @leads_to(ReleaseOutcome.RELEASED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store, call_id="c")
     return (await store.ledger.release("c", "")).outcome
 
 
 @leads_to(ReleaseOutcome.REPLAYED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     await _reserve(store, call_id="c")
     clock.pass_ms(60_001)
@@ -149,7 +150,7 @@ async def _(store: SqliteStore, clock: ManualClock) -> Enum:
 
 
 @leads_to(ReleaseOutcome.SETTLED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await pay(store, PRICE)
     asked = call()
     await charge(store, asked)
@@ -157,18 +158,18 @@ async def _(store: SqliteStore, clock: ManualClock) -> Enum:
 
 
 @leads_to(FundOutcome.APPLIED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     return (await pay(store, PRICE)).outcome
 
 
 @leads_to(FundOutcome.REPLAYED)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     await store.ledger.fund(paid(hash_of("p")), for_challenge(ALICE))
     return (await store.ledger.fund(paid(hash_of("p")), None)).outcome
 
 
 @leads_to(FundOutcome.FOREIGN)
-async def _(store: SqliteStore, clock: ManualClock) -> Enum:
+async def _(store: Store, clock: ManualClock) -> Enum:
     return (await store.ledger.fund(paid(hash_of("p"), node=NODE), None)).outcome
 
 

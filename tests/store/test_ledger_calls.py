@@ -17,8 +17,8 @@ from arkgate.core.ledger import (
 )
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
+from arkgate.store import Store
 from arkgate.store.clock import DAY_MS
-from arkgate.store.sqlite import SqliteStore
 from tests.store.books import (
     ALICE,
     BOB,
@@ -38,9 +38,7 @@ MIDNIGHT = NOON + DAY_MS // 2
 
 
 @in_books
-async def test_funds_for_100_calls_hold_100_of_400_concurrent_ones(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_funds_for_100_calls_hold_100_of_400_concurrent_ones(store: Store, clock: ManualClock) -> None:
     await pay(store, 100 * PRICE)
 
     answers = await asyncio.gather(*(store.ledger.reserve(call(body=str(n))) for n in range(400)))
@@ -51,7 +49,7 @@ async def test_funds_for_100_calls_hold_100_of_400_concurrent_ones(
 
 @in_books
 async def test_a_limit_of_5_a_day_holds_under_200_concurrent_calls_and_outranks_the_balance(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await pay(store, 5 * PRICE)
 
@@ -65,7 +63,7 @@ async def test_a_limit_of_5_a_day_holds_under_200_concurrent_calls_and_outranks_
 
 
 @in_books
-async def test_a_limit_of_zero_allows_nothing(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_limit_of_zero_allows_nothing(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
 
     answer = await store.ledger.reserve(call(calls_per_day=0))
@@ -74,7 +72,7 @@ async def test_a_limit_of_zero_allows_nothing(store: SqliteStore, clock: ManualC
 
 
 @in_books
-async def test_allowances_are_per_account_service_and_day(store: SqliteStore, clock: ManualClock) -> None:
+async def test_allowances_are_per_account_service_and_day(store: Store, clock: ManualClock) -> None:
     await pay(store, 9 * PRICE)
     await pay(store, 9 * PRICE, BOB)
     await store.ledger.reserve(call(calls_per_day=1))
@@ -94,7 +92,7 @@ async def test_allowances_are_per_account_service_and_day(store: SqliteStore, cl
 
 @in_books
 async def test_a_clock_set_back_over_midnight_gives_no_second_allowance(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await pay(store, 9 * PRICE)
     clock.at_ms = MIDNIGHT
@@ -108,9 +106,7 @@ async def test_a_clock_set_back_over_midnight_gives_no_second_allowance(
 
 
 @in_books
-async def test_a_release_gives_the_unit_back_to_the_day_of_the_hold(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_a_release_gives_the_unit_back_to_the_day_of_the_hold(store: Store, clock: ManualClock) -> None:
     await pay(store, 9 * PRICE)
     yesterday = call(calls_per_day=2, deadline_ms=MIDNIGHT + 60_000)
     await store.ledger.reserve(yesterday)
@@ -126,7 +122,7 @@ async def test_a_release_gives_the_unit_back_to_the_day_of_the_hold(
 
 @in_books
 async def test_a_settle_after_midnight_counts_for_the_day_of_the_hold(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await pay(store, 9 * PRICE)
     yesterday = call(calls_per_day=1, deadline_ms=MIDNIGHT + 60_000)
@@ -142,7 +138,7 @@ async def test_a_settle_after_midnight_counts_for_the_day_of_the_hold(
 
 
 @in_books
-async def test_a_call_charges_at_most_what_it_holds(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_call_charges_at_most_what_it_holds(store: Store, clock: ManualClock) -> None:
     await pay(store, 2 * PRICE)
     asked = call()
     await store.ledger.reserve(asked)
@@ -157,7 +153,7 @@ async def test_a_call_charges_at_most_what_it_holds(store: SqliteStore, clock: M
 
 
 @in_books
-async def test_a_call_of_no_cost_is_settled_without_a_charge(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_call_of_no_cost_is_settled_without_a_charge(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     asked = call()
     await store.ledger.reserve(asked)
@@ -171,7 +167,7 @@ async def test_a_call_of_no_cost_is_settled_without_a_charge(store: SqliteStore,
 
 
 @in_books
-async def test_a_free_or_a_strangers_call_is_not_held(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_free_or_a_strangers_call_is_not_held(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     await pay(store, PRICE, BOB)
     await store.ledger.reserve(call("c1"))
@@ -184,7 +180,7 @@ async def test_a_free_or_a_strangers_call_is_not_held(store: SqliteStore, clock:
 
 @in_books
 async def test_what_was_never_reserved_is_neither_settled_nor_released(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     with pytest.raises(LookupError):
         await store.ledger.settle("nothing", PRICE, None)
@@ -193,7 +189,7 @@ async def test_what_was_never_reserved_is_neither_settled_nor_released(
 
 
 @in_books
-async def test_every_verb_of_a_call_repeats_without_effect(store: SqliteStore, clock: ManualClock) -> None:
+async def test_every_verb_of_a_call_repeats_without_effect(store: Store, clock: ManualClock) -> None:
     await pay(store, 2 * PRICE)
     kept, given_back = call(), call()
 
@@ -211,7 +207,7 @@ async def test_every_verb_of_a_call_repeats_without_effect(store: SqliteStore, c
 
 
 @in_books
-async def test_a_settle_after_the_sweep_charges_nothing(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_settle_after_the_sweep_charges_nothing(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     asked = call()
     await store.ledger.reserve(asked)
@@ -230,7 +226,7 @@ async def test_a_settle_after_the_sweep_charges_nothing(store: SqliteStore, cloc
 
 @in_books
 async def test_the_sweep_takes_the_oldest_first_and_leaves_what_has_time(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await pay(store, 9 * PRICE)
     for number, deadline_ms in enumerate((3, 1, 2, 4)):
@@ -246,7 +242,7 @@ async def test_the_sweep_takes_the_oldest_first_and_leaves_what_has_time(
 
 @in_books
 async def test_settle_and_sweep_or_release_in_a_race_agree_on_one_end(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await pay(store, 200 * PRICE)
     asked = [call(deadline_ms=NOON) for _ in range(100)]
@@ -267,7 +263,7 @@ async def test_settle_and_sweep_or_release_in_a_race_agree_on_one_end(
 
 
 @in_books
-async def test_a_cancelled_caller_does_not_undo_a_verb(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_cancelled_caller_does_not_undo_a_verb(store: Store, clock: ManualClock) -> None:
     await pay(store, 100 * PRICE)
     asked = [call() for _ in range(20)]
     tasks = [asyncio.create_task(store.ledger.reserve(one)) for one in asked]
@@ -284,7 +280,7 @@ async def test_a_cancelled_caller_does_not_undo_a_verb(store: SqliteStore, clock
 
 
 @in_books
-async def test_one_verbs_error_harms_no_other_of_its_batch(store: SqliteStore, clock: ManualClock) -> None:
+async def test_one_verbs_error_harms_no_other_of_its_batch(store: Store, clock: ManualClock) -> None:
     await pay(store, 9 * PRICE)
     good, bad = call(), call(price=0)
 
@@ -300,9 +296,7 @@ async def test_one_verbs_error_harms_no_other_of_its_batch(store: SqliteStore, c
 
 
 @in_books
-async def test_a_request_id_names_one_call_until_it_is_released(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_a_request_id_names_one_call_until_it_is_released(store: Store, clock: ManualClock) -> None:
     await pay(store, 9 * PRICE)
     await pay(store, 9 * PRICE, BOB)
     first, second, third = (call(request_id="mine") for _ in range(3))
@@ -322,9 +316,7 @@ async def test_a_request_id_names_one_call_until_it_is_released(
 
 
 @in_books
-async def test_a_statement_adds_up_and_shows_what_was_given_back(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_a_statement_adds_up_and_shows_what_was_given_back(store: Store, clock: ManualClock) -> None:
     funded = await pay(store, 3 * PRICE)
     await charge(store, call("c1", request_id="r1"))
     clock.pass_ms(1)
@@ -352,7 +344,7 @@ async def test_a_statement_adds_up_and_shows_what_was_given_back(
 
 
 @in_books
-async def test_totals_are_sums_over_the_customers(store: SqliteStore, clock: ManualClock) -> None:
+async def test_totals_are_sums_over_the_customers(store: Store, clock: ManualClock) -> None:
     await pay(store, 3 * PRICE)
     await pay(store, PRICE, BOB)
     await charge(store, call())
@@ -366,7 +358,7 @@ async def test_totals_are_sums_over_the_customers(store: SqliteStore, clock: Man
 
 
 @in_books
-async def test_a_backend_request_without_a_hold_is_found(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_backend_request_without_a_hold_is_found(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     await store.ledger.reserve(call("c1"))
 
@@ -379,7 +371,7 @@ async def test_a_backend_request_without_a_hold_is_found(store: SqliteStore, clo
 
 
 @in_books
-async def test_an_answer_belongs_to_its_call(store: SqliteStore, clock: ManualClock) -> None:
+async def test_an_answer_belongs_to_its_call(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     asked = call()
     await store.ledger.reserve(asked)

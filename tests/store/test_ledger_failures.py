@@ -15,10 +15,20 @@ from arkgate.core.errors import InternalError, StoreUnavailable
 from arkgate.core.ledger import Balance, HoldState, ReserveOutcome, Resolved, SettleOutcome
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
-from arkgate.store.connections import connect_writer
-from arkgate.store.sqlite import SqliteStore, open_sqlite
-from arkgate.store.writer import Writer
-from tests.store.books import ALICE, PRICE, ManualClock, answer_to, broken, call, in_books, pay, run
+from arkgate.store.sqlite.connections import connect_writer
+from arkgate.store.sqlite.opening import SqliteStore, open_sqlite
+from arkgate.store.sqlite.writer import Writer
+from tests.store.books import (
+    ALICE,
+    PRICE,
+    ManualClock,
+    answer_to,
+    broken,
+    call,
+    in_sqlite,
+    pay,
+    run,
+)
 
 
 def _pages_at_most(extra: int, database: sqlite3.Connection) -> None:
@@ -26,7 +36,7 @@ def _pages_at_most(extra: int, database: sqlite3.Connection) -> None:
     database.execute(f"PRAGMA max_page_count = {pages + extra}")
 
 
-@in_books
+@in_sqlite
 async def test_a_full_disk_refuses_the_batch_and_loses_nothing(
     store: SqliteStore, clock: ManualClock
 ) -> None:
@@ -55,7 +65,7 @@ async def test_a_full_disk_refuses_the_batch_and_loses_nothing(
     assert found.state is HoldState.OPEN
 
 
-@in_books
+@in_sqlite
 async def test_unwritten_books_say_so_until_a_change_is_durable_again(
     store: SqliteStore, clock: ManualClock
 ) -> None:
@@ -79,7 +89,7 @@ async def test_unwritten_books_say_so_until_a_change_is_durable_again(
     store.ledger.check()
 
 
-@in_books
+@in_sqlite
 async def test_a_probe_finds_out_that_the_books_cannot_be_written(
     store: SqliteStore, clock: ManualClock
 ) -> None:
@@ -96,7 +106,7 @@ async def test_a_probe_finds_out_that_the_books_cannot_be_written(
     store.ledger.check()
 
 
-@in_books
+@in_sqlite
 async def test_a_fault_of_one_verb_does_not_make_the_books_unwritable(
     store: SqliteStore, clock: ManualClock
 ) -> None:
@@ -109,7 +119,7 @@ async def test_a_fault_of_one_verb_does_not_make_the_books_unwritable(
     store.ledger.check()
 
 
-@in_books
+@in_sqlite
 async def test_a_commit_that_fails_refuses_and_can_be_repeated(
     store: SqliteStore, clock: ManualClock
 ) -> None:
@@ -149,7 +159,7 @@ def test_more_verbs_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
     run(story())
 
 
-@in_books
+@in_sqlite
 async def test_a_verb_that_breaks_harms_nobody_else(store: SqliteStore, clock: ManualClock) -> None:
     def breaks(database: sqlite3.Connection, _now_ms: int) -> None:
         database.execute("UPDATE account SET posted_msat = 7 WHERE kind = 'customer'")
@@ -179,7 +189,7 @@ LOAD = """
 import asyncio, os, sys
 sys.path.insert(0, sys.argv[2])
 from tests.store.books import ALICE, PRICE, ManualClock, answer_to, call, pay
-from arkgate.store.sqlite import open_sqlite
+from arkgate.store.sqlite.opening import open_sqlite
 
 async def one(store, name, number):
     asked = call(f"{name}-{number}", key=f"{name}-{number}")

@@ -7,8 +7,9 @@ import pytest
 
 from arkgate.core.ledger import Balance, Cursor, Funded, FundOutcome, InvoiceState
 from arkgate.core.money import Msat
+from arkgate.store import Store
 from arkgate.store.clock import DAY_MS
-from arkgate.store.sqlite import SqliteStore, open_sqlite
+from arkgate.store.sqlite.opening import SqliteStore, open_sqlite
 from tests.store.books import (
     ALICE,
     BOB,
@@ -19,6 +20,7 @@ from tests.store.books import (
     for_challenge,
     hash_of,
     in_books,
+    in_sqlite,
     invoice,
     pay,
     run,
@@ -29,7 +31,7 @@ from tests.store.books import (
 
 @in_books
 async def test_a_payment_hash_funds_once_under_64_concurrent_reports(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     reports = [store.ledger.fund(settlement(hash_of("p")), for_challenge(ALICE)) for _ in range(64)]
 
@@ -42,7 +44,7 @@ async def test_a_payment_hash_funds_once_under_64_concurrent_reports(
 
 
 @in_books
-async def test_a_payment_opens_the_account_it_is_for(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_payment_opens_the_account_it_is_for(store: Store, clock: ManualClock) -> None:
     before = await store.statements.account(ALICE)
     funded = await store.ledger.fund(settlement(hash_of("p")), for_challenge(ALICE))
 
@@ -57,7 +59,7 @@ async def test_a_payment_opens_the_account_it_is_for(store: SqliteStore, clock: 
 
 @in_books
 async def test_a_payment_of_no_known_purpose_credits_nothing_and_advances_the_cursor(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     funded = await store.ledger.fund(settlement(hash_of("x"), 0), None, cursor=Cursor(7, 5))
 
@@ -67,7 +69,7 @@ async def test_a_payment_of_no_known_purpose_credits_nothing_and_advances_the_cu
 
 
 @in_books
-async def test_a_cursor_never_goes_back(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_cursor_never_goes_back(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE, cursor=Cursor(10, 9))
 
     await store.ledger.advance(NODE, Cursor(3, 20))
@@ -78,7 +80,7 @@ async def test_a_cursor_never_goes_back(store: SqliteStore, clock: ManualClock) 
 
 
 @in_books
-async def test_our_own_invoice_outranks_the_tag(store: SqliteStore, clock: ManualClock) -> None:
+async def test_our_own_invoice_outranks_the_tag(store: Store, clock: ManualClock) -> None:
     await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=1)
 
     funded = await store.ledger.fund(settlement(hash_of("s")), for_challenge(BOB))
@@ -88,9 +90,7 @@ async def test_our_own_invoice_outranks_the_tag(store: SqliteStore, clock: Manua
 
 
 @in_books
-async def test_a_second_report_of_another_amount_credits_nothing(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_a_second_report_of_another_amount_credits_nothing(store: Store, clock: ManualClock) -> None:
     await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=1)
     await store.ledger.fund(settlement(hash_of("s"), 60_000), None)
 
@@ -104,7 +104,7 @@ async def test_a_second_report_of_another_amount_credits_nothing(
 
 @in_books
 async def test_a_cancelled_or_expired_invoice_still_credits_what_the_node_reports(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await pay(store, PRICE)
     for word, state in (("e", InvoiceState.EXPIRED), ("c", InvoiceState.CANCELLED)):
@@ -136,15 +136,13 @@ def test_an_amount_that_cannot_be_is_not_credited(tmp_path: Path, amount: int) -
 
 
 @in_books
-async def test_a_purpose_for_a_shared_account_is_refused(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_purpose_for_a_shared_account_is_refused(store: Store, clock: ManualClock) -> None:
     with pytest.raises(ValueError, match="not a customer"):
         await store.ledger.fund(settlement(hash_of("p")), for_challenge("income:calls"))
 
 
 @in_books
-async def test_a_session_opens_once_and_its_token_finds_the_account(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_a_session_opens_once_and_its_token_finds_the_account(store: Store, clock: ManualClock) -> None:
     for _ in range(2):
         await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=3)
 
@@ -159,7 +157,7 @@ async def test_a_session_opens_once_and_its_token_finds_the_account(
 
 @in_books
 async def test_a_session_id_or_a_payment_hash_is_not_given_out_twice(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=1)
 
@@ -172,9 +170,7 @@ async def test_a_session_id_or_a_payment_hash_is_not_given_out_twice(
 
 
 @in_books
-async def test_a_session_whose_payment_came_first_is_shown_as_paid(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_a_session_whose_payment_came_first_is_shown_as_paid(store: Store, clock: ManualClock) -> None:
     record = session("s")
     paid_before = await store.ledger.fund(settlement(hash_of("s")), None)
     await store.ledger.open_session(record, token_digest=b"d" * 32, key_version=1)
@@ -189,7 +185,7 @@ async def test_a_session_whose_payment_came_first_is_shown_as_paid(
 
 
 @in_books
-async def test_a_token_is_given_once(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_token_is_given_once(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
 
     first = await store.ledger.set_token(ALICE, token_digest=b"1" * 32, key_version=1)
@@ -202,14 +198,14 @@ async def test_a_token_is_given_once(store: SqliteStore, clock: ManualClock) -> 
 
 
 @in_books
-async def test_a_top_up_needs_an_account(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_top_up_needs_an_account(store: Store, clock: ManualClock) -> None:
     with pytest.raises(LookupError):
         await store.ledger.add_invoice(invoice(hash_of("i")))
 
 
 @in_books
 async def test_unpaid_invoices_are_looked_up_longest_due_first_until_told_otherwise(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     async def due() -> list[bytes]:
         found = await store.statements.invoices_to_look_up(NODE, limit=9)
@@ -234,7 +230,7 @@ async def test_unpaid_invoices_are_looked_up_longest_due_first_until_told_otherw
 
 
 @in_books
-async def test_what_ended_unpaid_is_not_looked_up_again(store: SqliteStore, clock: ManualClock) -> None:
+async def test_what_ended_unpaid_is_not_looked_up_again(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     for word, state in (("1", InvoiceState.EXPIRED), ("2", InvoiceState.CANCELLED)):
         await store.ledger.add_invoice(invoice(hash_of(word)))
@@ -245,7 +241,7 @@ async def test_what_ended_unpaid_is_not_looked_up_again(store: SqliteStore, cloc
     assert (await store.ledger.fund(settlement(hash_of("1")), None)).outcome is FundOutcome.APPLIED
 
 
-@in_books
+@in_sqlite
 async def test_an_expired_invoice_that_earlier_books_still_look_up_is_let_go(
     store: SqliteStore, clock: ManualClock
 ) -> None:
@@ -262,7 +258,7 @@ async def test_an_expired_invoice_that_earlier_books_still_look_up_is_let_go(
 
 
 @in_books
-async def test_awaited_invoices_come_in_pages_that_miss_none(store: SqliteStore, clock: ManualClock) -> None:
+async def test_awaited_invoices_come_in_pages_that_miss_none(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     hashes = [hash_of(f"invoice {number}") for number in range(25)]
     for payment_hash in hashes:
@@ -279,20 +275,18 @@ async def test_awaited_invoices_come_in_pages_that_miss_none(store: SqliteStore,
 
 
 @in_books
-async def test_an_invoice_is_not_marked_settled_or_open(store: SqliteStore, clock: ManualClock) -> None:
+async def test_an_invoice_is_not_marked_settled_or_open(store: Store, clock: ManualClock) -> None:
     for state in (InvoiceState.SETTLED, InvoiceState.OPEN):
         with pytest.raises(ValueError, match="not marked"):
             await store.ledger.mark_invoice(hash_of("i"), state)
 
 
 @in_books
-async def test_each_nodes_last_reconcile_is_remembered(store: SqliteStore, clock: ManualClock) -> None:
-    opened_at_ms = await store.statements.opened_at_ms()
-    assert await store.statements.reconciled_at_ms(NODE) is None
-    await store.ledger.reconciled(NODE, NOON)
-    await store.ledger.reconciled(NODE, NOON + DAY_MS)
-    await store.ledger.reconciled("other", NOON + 1)
+async def test_a_fact_is_what_was_noted_last(store: Store, clock: ManualClock) -> None:
+    before = await store.statements.facts()
+    await store.ledger.note("a", NOON)
+    await store.ledger.note("a", NOON + DAY_MS)
+    await store.ledger.note("b", NOON + 1)
 
-    assert await store.statements.reconciled_at_ms(NODE) == NOON + DAY_MS
-    assert await store.statements.reconciled_at_ms("other") == NOON + 1
-    assert await store.statements.opened_at_ms() == opened_at_ms
+    assert before == {"opened_at_ms": NOON}
+    assert await store.statements.facts() == {**before, "a": NOON + DAY_MS, "b": NOON + 1}

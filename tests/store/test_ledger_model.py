@@ -20,8 +20,9 @@ from arkgate.core.ledger import (
     SettleOutcome,
 )
 from arkgate.core.money import Msat
+from arkgate.store import Store
 from arkgate.store.clock import DAY_MS, day_of
-from arkgate.store.sqlite import SqliteStore, open_sqlite
+from arkgate.store.sqlite.opening import open_sqlite
 from tests.store.books import (
     ALICE,
     BOB,
@@ -134,8 +135,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.path = Path(self.directory.name) / "ledger.db"
         self.store = self._open()
 
-    def _open(self) -> SqliteStore:
-        store: SqliteStore = self.do(self.stack.enter_async_context(open_sqlite(self.path, self.clock)))
+    def _open(self) -> Store:
+        store: Store = self.do(self.stack.enter_async_context(open_sqlite(self.path, self.clock)))
         return store
 
     def do(self, awaitable: Any) -> Any:

@@ -6,8 +6,8 @@ from collections import Counter
 from arkgate.core.ledger import Reservation, Reserved, ReserveOutcome
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
+from arkgate.store import Store
 from arkgate.store.clock import DAY_MS
-from arkgate.store.sqlite import SqliteStore
 from tests.store.books import (
     ALICE,
     BOB,
@@ -23,13 +23,13 @@ from tests.store.books import (
 )
 
 
-async def foretold(store: SqliteStore, asked: Reservation) -> Reserved | None:
+async def foretold(store: Store, asked: Reservation) -> Reserved | None:
     """What `Statements.replay` says of a reservation."""
     quote = Quote(asked.service, asked.price, asked.calls_per_day)
     return await store.statements.replay(asked.account_id, quote, asked.request_hash, asked.idempotency_key)
 
 
-async def both(store: SqliteStore, asked: Reservation) -> Reserved:
+async def both(store: Store, asked: Reservation) -> Reserved:
     """What `reserve` says, having checked that `replay` said the same before."""
     before = await foretold(store, asked)
     answer = await store.ledger.reserve(asked)
@@ -50,7 +50,7 @@ async def both(store: SqliteStore, asked: Reservation) -> Reserved:
 
 @in_books
 async def test_an_idempotency_key_lives_from_flight_to_answer_to_gone(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await pay(store, 9 * PRICE)
     first = call(key="k", request_id="r")
@@ -77,7 +77,7 @@ async def test_an_idempotency_key_lives_from_flight_to_answer_to_gone(
 
 
 @in_books
-async def test_a_release_or_a_sweep_frees_the_key(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_release_or_a_sweep_frees_the_key(store: Store, clock: ManualClock) -> None:
     await pay(store, 9 * PRICE)
     released, swept = call(key="k1"), call(key="k2")
     await store.ledger.reserve(released)
@@ -93,7 +93,7 @@ async def test_a_release_or_a_sweep_frees_the_key(store: SqliteStore, clock: Man
 
 
 @in_books
-async def test_a_key_is_its_accounts_own(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_key_is_its_accounts_own(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     await pay(store, PRICE, BOB)
     await charge(store, call(key="k"))
@@ -104,9 +104,7 @@ async def test_a_key_is_its_accounts_own(store: SqliteStore, clock: ManualClock)
 
 
 @in_books
-async def test_one_of_many_concurrent_calls_under_a_key_is_held(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_one_of_many_concurrent_calls_under_a_key_is_held(store: Store, clock: ManualClock) -> None:
     await pay(store, 99 * PRICE)
 
     answers = await asyncio.gather(*(store.ledger.reserve(call(key="k")) for _ in range(50)))
@@ -116,7 +114,7 @@ async def test_one_of_many_concurrent_calls_under_a_key_is_held(
 
 
 @in_books
-async def test_a_key_outranks_the_limit_and_the_balance(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_key_outranks_the_limit_and_the_balance(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     first = call(key="k", calls_per_day=1)
     await charge(store, first)
@@ -128,7 +126,7 @@ async def test_a_key_outranks_the_limit_and_the_balance(store: SqliteStore, cloc
 
 
 @in_books
-async def test_a_used_up_account_gets_its_last_answer_again(store: SqliteStore, clock: ManualClock) -> None:
+async def test_a_used_up_account_gets_its_last_answer_again(store: Store, clock: ManualClock) -> None:
     await pay(store, 2 * PRICE)
     await charge(store, call(body="one"))
     with_money_left = await foretold(store, call(body="one"))
@@ -146,9 +144,7 @@ async def test_a_used_up_account_gets_its_last_answer_again(store: SqliteStore, 
 
 
 @in_books
-async def test_an_account_at_its_limit_gets_its_last_answer_again(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_an_account_at_its_limit_gets_its_last_answer_again(store: Store, clock: ManualClock) -> None:
     await pay(store, 9 * PRICE)
     await charge(store, call(calls_per_day=1))
 
@@ -160,7 +156,7 @@ async def test_an_account_at_its_limit_gets_its_last_answer_again(
 
 
 @in_books
-async def test_the_last_answer_is_the_services_own(store: SqliteStore, clock: ManualClock) -> None:
+async def test_the_last_answer_is_the_services_own(store: Store, clock: ManualClock) -> None:
     await pay(store, 2 * PRICE)
     await charge(store, call(body="one"))
     await charge(store, call(body="one", service="images"))
@@ -175,7 +171,7 @@ async def test_the_last_answer_is_the_services_own(store: SqliteStore, clock: Ma
 
 
 @in_books
-async def test_the_last_answer_is_not_given_after_its_time(store: SqliteStore, clock: ManualClock) -> None:
+async def test_the_last_answer_is_not_given_after_its_time(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     await charge(store, call(), kept_ms=1000)
 
@@ -187,7 +183,7 @@ async def test_the_last_answer_is_not_given_after_its_time(store: SqliteStore, c
 
 @in_books
 async def test_the_last_settled_call_counts_whichever_day_it_was_held(
-    store: SqliteStore, clock: ManualClock
+    store: Store, clock: ManualClock
 ) -> None:
     await pay(store, 2 * PRICE)
     late, midnight = call(body="late", deadline_ms=NOON + DAY_MS), NOON + DAY_MS // 2
@@ -202,9 +198,7 @@ async def test_the_last_settled_call_counts_whichever_day_it_was_held(
 
 
 @in_books
-async def test_answers_are_pruned_in_small_batches_oldest_first(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_answers_are_pruned_in_small_batches_oldest_first(store: Store, clock: ManualClock) -> None:
     await pay(store, 9 * PRICE)
     for number, kept_ms in enumerate((30, 10, 20, 40)):
         await charge(store, call(request_id=f"r{number}"), kept_ms=kept_ms)
@@ -223,7 +217,7 @@ async def test_answers_are_pruned_in_small_batches_oldest_first(
 
 
 @in_books
-async def test_nothing_is_replayed_to_a_stranger(store: SqliteStore, clock: ManualClock) -> None:
+async def test_nothing_is_replayed_to_a_stranger(store: Store, clock: ManualClock) -> None:
     nobody = await store.statements.replay(BOB, Quote(CHAT, Msat(1), None), b"h" * 32, None)
     with_a_key = await store.statements.replay(BOB, Quote(CHAT, Msat(1), None), b"h" * 32, b"k" * 32)
 
@@ -232,9 +226,7 @@ async def test_nothing_is_replayed_to_a_stranger(store: SqliteStore, clock: Manu
 
 
 @in_books
-async def test_a_used_up_credential_waits_for_its_call_under_way(
-    store: SqliteStore, clock: ManualClock
-) -> None:
+async def test_a_used_up_credential_waits_for_its_call_under_way(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     first = call(body="q")
     await store.ledger.reserve(first)

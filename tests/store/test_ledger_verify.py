@@ -9,7 +9,7 @@ import pytest
 from arkgate.core.errors import InternalError
 from arkgate.core.ledger import Finding
 from arkgate.store.audit import RULES
-from arkgate.store.sqlite import open_sqlite, open_sqlite_readonly
+from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
 from tests.store.books import (
     ALICE,
     BOB,

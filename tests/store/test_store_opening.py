@@ -21,10 +21,11 @@ import arkgate.store.migrations
 from arkgate.core.errors import NotSupported, StoreUnavailable
 from arkgate.core.ledger import Balance, Cursor, FundOutcome, ReserveOutcome
 from arkgate.core.money import Msat
-from arkgate.store import open_store, schema
-from arkgate.store.connections import LOG_BYTES
+from arkgate.store import open_store, revisions
 from arkgate.store.lock import lock_path
-from arkgate.store.sqlite import open_sqlite, open_sqlite_readonly
+from arkgate.store.sqlite.connections import LOG_BYTES
+from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
+from arkgate.store.sqlite.schema import upgrade
 from arkgate.store.tables import metadata
 from tests.store.books import (
     ALICE,
@@ -79,7 +80,7 @@ def test_a_restart_keeps_everything(tmp_path: Path) -> None:
             assert repeated.answer == answer_to(asked)
             assert (await store.ledger.reserve(open_call)).outcome is ReserveOutcome.REPLAYED
             assert await store.statements.cursor(NODE) == Cursor(4, 2)
-            assert await store.statements.opened_at_ms() == NOON
+            assert (await store.statements.facts())["opened_at_ms"] == NOON
             assert broken(await store.statements.verify()) == []
 
     run(before())
@@ -176,7 +177,7 @@ def test_the_migrated_tables_are_the_declared_ones(tmp_path: Path) -> None:
     migrated = sqlite3.connect(tmp_path / "migrated.db", isolation_level=None)
     declared = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
 
-    schema.upgrade(migrated)
+    upgrade(migrated)
     metadata.create_all(declared)
 
     with declared.connect() as connection:
@@ -200,7 +201,7 @@ def _parts(sql: str | None) -> list[str]:
 
 def test_every_table_is_strict(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
-    schema.upgrade(database)
+    upgrade(database)
 
     listed = database.execute("SELECT name, strict FROM pragma_table_list WHERE schema = 'main'").fetchall()
 
@@ -216,8 +217,8 @@ def test_the_known_revisions_are_those_of_the_migrations() -> None:
 
     known = tuple(script.revision for script in scripts.walk_revisions())[::-1]
 
-    assert known == schema.REVISIONS
-    assert scripts.get_heads() == [schema.REVISIONS[-1]]
+    assert known == revisions.REVISIONS
+    assert scripts.get_heads() == [revisions.REVISIONS[-1]]
 
 
 def test_books_are_read_beside_a_gateway_and_after_it(tmp_path: Path) -> None:

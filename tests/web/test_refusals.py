@@ -361,7 +361,7 @@ def test_a_backend_that_is_down_is_not_sold(tmp_path: Path) -> None:
 def test_a_ledger_that_cannot_be_written_takes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arkgate.store.connections.BUSY_SECONDS", 0.3)
+    monkeypatch.setattr("arkgate.store.sqlite.connections.BUSY_SECONDS", 0.3)
 
     async def story(stage: Stage) -> None:
         token = await stage.fund_token(100)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
-from arkgate import app
 from arkgate.cli.places import config_option, load_settings
 from arkgate.cli.running import start_up_errors
 from arkgate.core.ledger import Finding
 from arkgate.settings import Settings
 from arkgate.simulator.chat import logged_request_ids
+from arkgate.store import read_store
 from arkgate.store.keyfile import rotate
-from arkgate.store.sqlite import open_sqlite_readonly
 
 
 @click.group()
@@ -40,7 +39,7 @@ def verify(config_path: Path | None, backend_log: Path | None) -> None:
 
 
 async def _findings(settings: Settings, backend_log: Path | None) -> Sequence[Finding]:
-    with open_sqlite_readonly(app.sqlite_path(settings), app.SystemClock()) as statements:
+    async with read_store(settings.store_url) as statements:
         findings = list(await statements.verify())
         if backend_log is not None:
             findings.append(await statements.verify_requests(_requests(backend_log)))

@@ -77,6 +77,10 @@ class Keyring:
         """The account's `ak_` token: always the same, so that a lost answer can be fetched again."""
         return "ak_" + self._derive(b"token", bytes.fromhex(account_id), version)[:16].hex()
 
+    def fingerprint(self, version: int) -> int:
+        """A number that tells two keys of the same version apart and says nothing else of them."""
+        return int.from_bytes(self._derive(b"fingerprint", b"", version)[:7], "big")
+
     def digest(self, label: bytes, message: bytes) -> bytes:
         """A keyed digest, for comparing what must not be guessed from a stolen database.
 

@@ -36,6 +36,8 @@ UNAVAILABLE_IN_A_ROW_MAX = 3
 RECONCILE_MARGIN_MS = 3600 * 1000
 RECONCILE_EVERY_MS = 24 * 3600 * 1000
 RECONCILE_CHECK_SECONDS = 600.0
+RECONCILED_FACT = "reconciled_at_ms:"
+"""The fact up to when a node's settled invoices were all read is this and the node's name."""
 INVOICE_LIFE_SECONDS = 25 * 3600
 
 
@@ -210,7 +212,7 @@ class Funding:
             try:
                 cursor = await self._statements.cursor(node.name)
                 if cursor.settle_index <= CURSOR_MARGIN:
-                    opened_at_ms = await self._statements.opened_at_ms()
+                    opened_at_ms = (await self._statements.facts())["opened_at_ms"]
                     await self.reconcile(node, opened_at_ms - RECONCILE_MARGIN_MS)
                 await self.look_up_awaited(node)
             except (NodeUnavailable, StoreUnavailable) as refusal:
@@ -325,14 +327,15 @@ class Funding:
 
     async def _reconcile_if_due(self, node: PaymentNode, invoice_life_ms: int) -> None:
         now = self._clock.now_ms()
-        last = await self._statements.reconciled_at_ms(node.name)
+        facts = await self._statements.facts()
+        last = facts.get(RECONCILED_FACT + node.name)
         # A time that is still to come was noted under a wrong clock and counts for nothing.
         if last is not None and 0 <= now - last < RECONCILE_EVERY_MS:
             return
         if last is None or last > now:
-            last = await self._statements.opened_at_ms()
+            last = facts["opened_at_ms"]
         missing = await self.reconcile(node, last - invoice_life_ms - RECONCILE_MARGIN_MS)
-        await self._ledger.reconciled(node.name, now)
+        await self._ledger.note(RECONCILED_FACT + node.name, now)
         log.info("reconciled with the node", node=node.name, missing=missing)
 
 

@@ -67,7 +67,7 @@ class ReadinessCheck:
 
     async def _store(self) -> Health:
         try:
-            await self._statements.opened_at_ms()
+            await self._statements.facts()
             if self._ledger is not None:
                 self._ledger.check()
         except StoreUnavailable as refusal:

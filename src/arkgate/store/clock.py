@@ -1,5 +1,6 @@
 """The store's time: the given clock, kept from going back."""
 
+import time
 from threading import Lock
 
 from arkgate.ports import Clock
@@ -15,6 +16,14 @@ def day_of(at_ms: int) -> int:
 def next_midnight_ms(at_ms: int) -> int:
     """When the UTC day of a time ends."""
     return (day_of(at_ms) + 1) * DAY_MS
+
+
+class SystemClock:
+    """`ports.Clock` of this host."""
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        return time.time_ns() // 1_000_000
 
 
 class ForwardClock:

@@ -6,10 +6,13 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from arkgate.core.keys import KEY_BYTES, Keyring
+
+KEY_FACT = "key_fingerprint:"
+"""What the fact that names a key of these books begins with; its version follows."""
 
 
 class KeyfileError(Exception):
@@ -48,6 +51,30 @@ def load_or_create_keyring(path: Path, *, books_exist: bool) -> Keyring:
         _create(path, Keyring({1: secrets.token_bytes(KEY_BYTES)}))
     # Read back also what was made here: a gateway never runs on keys that are on no disk.
     return load_keyring(path)
+
+
+def keyring_of_books(path: Path, facts: Mapping[str, int]) -> tuple[Keyring, Mapping[str, int]]:
+    """The keyring, and the facts to note in the books so that they are never used with another.
+
+    Raises KeyfileError for a file that lacks a key of these books or has another one in its place: on
+    such keys paid credentials would be refused and tokens be given out that nobody else can read.
+    """
+    known = {name: value for name, value in facts.items() if name.startswith(KEY_FACT)}
+    keyring = load_or_create_keyring(path, books_exist=bool(known))
+    fingerprints = {f"{KEY_FACT}{version}": keyring.fingerprint(version) for version in keyring.versions}
+    for name, value in known.items():
+        version = name.removeprefix(KEY_FACT)
+        if name not in fingerprints:
+            raise KeyfileError(
+                f"the key file {path} lacks key version {version} of these books: "
+                "copy the newest key file to every gateway"
+            )
+        if fingerprints[name] != value:
+            raise KeyfileError(
+                f"the key file {path} has another key version {version} than these books were used with: "
+                "restore the right file, or name the right database"
+            )
+    return keyring, {name: value for name, value in fingerprints.items() if name not in known}
 
 
 def rotate(path: Path) -> int:

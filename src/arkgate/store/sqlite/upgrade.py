@@ -1,27 +1,22 @@
-"""Applies the revisions of `migrations` to a database, through Alembic."""
+"""Applies the missing revisions to a SQLite connection, through Alembic."""
 
 import sqlite3
-from importlib.resources import as_file, files
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import StaticPool, create_engine, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from arkgate.core.errors import StoreUnavailable
+from arkgate.store import revisions
 
 
 def apply_revisions(database: sqlite3.Connection) -> None:
-    """All revisions that are missing, or none. Raises StoreUnavailable."""
+    """All revisions that are missing, in one transaction, or none. Raises StoreUnavailable."""
     engine = create_engine("sqlite://", creator=lambda: database, poolclass=StaticPool)
     event.listen(engine, "begin", _begin)
     try:
-        with as_file(files("arkgate.store") / "migrations") as scripts, engine.begin() as connection:
-            config = Config()
-            config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        with engine.begin() as connection:
+            revisions.apply_missing(connection)
     except SQLAlchemyError as exc:
         raise StoreUnavailable(f"The ledger's tables cannot be upgraded: {exc}.") from exc
 

@@ -18,8 +18,8 @@ from arkgate.core.ledger import (
     Swept,
 )
 from arkgate.core.money import Msat
-from arkgate.store import calls, funding, queries
-from arkgate.store.writer import Writer
+from arkgate.store.sqlite import calls, funding, queries
+from arkgate.store.sqlite.writer import Writer
 
 
 class SqliteLedger:
@@ -81,9 +81,9 @@ class SqliteLedger:
         """Notes when an open invoice is to be looked up next."""
         await self._run(lambda db, now: funding.mark_looked_up(db, now, payment_hash, next_lookup_ms))
 
-    async def reconciled(self, node: str, at_ms: int) -> None:
-        """Notes up to when that node's settled invoices were all read."""
-        await self._run(lambda db, now: _note(db, queries.reconciled_fact(node), at_ms))
+    async def note(self, fact: str, value: int) -> None:
+        """Notes a fact about these books."""
+        await self._run(lambda db, now: _note(db, fact, value))
 
     def check(self) -> None:
         """Raises StoreUnavailable while the last change could not be made durable."""

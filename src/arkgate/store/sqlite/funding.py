@@ -17,7 +17,7 @@ from arkgate.core.ledger import (
     node_account,
 )
 from arkgate.core.money import SATS_MAX, Msat, sats
-from arkgate.store import queries
+from arkgate.store.sqlite import queries
 
 _CUSTOMER = re.compile(r"[0-9a-f]{32}")
 _AMOUNT_MAX = sats(SATS_MAX)

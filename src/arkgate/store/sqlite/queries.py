@@ -206,10 +206,7 @@ INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET va
 
 FACT = "SELECT value FROM meta WHERE name = ?"
 
-
-def reconciled_fact(node: str) -> str:
-    """The name of the fact up to when a node's settled invoices were all read."""
-    return f"reconciled_at_ms:{node}"
+FACTS = "SELECT name, value FROM meta"
 
 
 # -- Reads for admission, pages and APIs ----------------------------------------------------------

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from arkgate.core.errors import StoreUnavailable
 from arkgate.ports import Clock
-from arkgate.store import schema
+from arkgate.store import revisions
 from arkgate.store.clock import ForwardClock
-from arkgate.store.connections import LOG_BYTES, connect_reader, connect_writer, extend_log, refusing
-from arkgate.store.ledger import SqliteLedger
 from arkgate.store.lock import writing_lock
-from arkgate.store.statements import SqliteStatements
-from arkgate.store.writer import Writer
+from arkgate.store.sqlite import schema
+from arkgate.store.sqlite.connections import LOG_BYTES, connect_reader, connect_writer, extend_log, refusing
+from arkgate.store.sqlite.ledger import SqliteLedger
+from arkgate.store.sqlite.statements import SqliteStatements
+from arkgate.store.sqlite.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class SqliteStore:
 
     ledger: SqliteLedger
     statements: SqliteStatements
+    clock: Clock
     writer: Writer
 
 
@@ -43,7 +44,7 @@ async def open_sqlite(
         writer = Writer(_connect_and_prepare(database, forward.now_ms(), log_bytes), forward)
         try:
             with closing(SqliteStatements(database, forward)) as statements:
-                yield SqliteStore(SqliteLedger(writer), statements, writer)
+                yield SqliteStore(SqliteLedger(writer), statements, forward, writer)
         finally:
             await writer.close()
 
@@ -72,13 +73,6 @@ def open_sqlite_readonly(path: Path | str, clock: Clock) -> Iterator[SqliteState
     """
     database = _resolved(path)
     with refusing(f"The ledger {database} cannot be opened"), closing(connect_reader(database)) as connection:
-        revision = schema.revision_of(connection)
-    schema.refuse_unknown(revision)
-    if revision != schema.REVISIONS[-1]:
-        raise StoreUnavailable(
-            f"The ledger {database} has tables of revision {revision or 'none'};"
-            f" start the gateway once to bring them to {schema.REVISIONS[-1]}.",
-            code="store_schema",
-        )
+        revisions.refuse_behind(schema.refuse_unknown(connection), str(database))
     with closing(SqliteStatements(database, ForwardClock(clock))) as statements:
         yield statements

@@ -2,12 +2,11 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arkgate.core.errors import StoreUnavailable
 from arkgate.core.ledger import (
     AccountRecord,
     AllowanceState,
@@ -29,10 +28,11 @@ from arkgate.core.ledger import (
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
 from arkgate.ports import Clock
-from arkgate.store import audit, earlier, queries
-from arkgate.store.calls import allowance_of
+from arkgate.store import audit
 from arkgate.store.clock import day_of, next_midnight_ms
-from arkgate.store.connections import connect_reader, refusing, unavailable
+from arkgate.store.sqlite import earlier, queries
+from arkgate.store.sqlite.calls import allowance_of
+from arkgate.store.sqlite.connections import connect_reader, refusing, unavailable
 
 T = TypeVar("T")
 _UNREADABLE = "The ledger cannot be read now"
@@ -163,17 +163,12 @@ class SqliteStatements:
         rows = await self._apart(lambda db: db.execute(queries.INVOICES_AWAITED, page).fetchall())
         return [_invoice(row) for row in rows]
 
-    async def reconciled_at_ms(self, node: str) -> int | None:
-        """Up to when that node's settled invoices were all read."""
-        row = self._one(queries.FACT, (queries.reconciled_fact(node),))
-        return None if row is None else int(row[0])
-
-    async def opened_at_ms(self) -> int:
-        """When these books were opened."""
-        row = self._one(queries.FACT, ("opened_at_ms",))
-        if row is None:
-            raise StoreUnavailable("These books were never opened.")
-        return int(row[0])
+    async def facts(self) -> Mapping[str, int]:
+        """What is noted about these books."""
+        try:
+            return dict(self._database.execute(queries.FACTS).fetchall())
+        except sqlite3.Error as exc:
+            raise unavailable(_UNREADABLE, exc) from exc
 
     async def totals(self) -> Totals:
         """Sums over the whole ledger."""

@@ -17,7 +17,7 @@ import structlog
 
 from arkgate.core.errors import InternalError, StoreUnavailable
 from arkgate.ports import Clock
-from arkgate.store.connections import unavailable
+from arkgate.store.sqlite.connections import unavailable
 
 T = TypeVar("T")
 Verb = Callable[[sqlite3.Connection, int], T]

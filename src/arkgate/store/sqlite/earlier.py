@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from arkgate.core.ledger import Answer, ReserveOutcome
 from arkgate.core.money import Msat
-from arkgate.store import queries
+from arkgate.store.sqlite import queries
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from arkgate.core.ledger import (
     charge_id,
 )
 from arkgate.core.money import Msat
-from arkgate.store import earlier, queries
 from arkgate.store.clock import day_of, next_midnight_ms
+from arkgate.store.sqlite import earlier, queries
 
 UNLIMITED = 2**63 - 1
 SWEPT_REASON = "deadline passed"
