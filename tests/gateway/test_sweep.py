@@ -74,7 +74,7 @@ def test_a_fault_in_one_part_leaves_no_other_part_running(
 ) -> None:
     monkeypatch.setattr("arkgate.gateway.sweep.VERIFY_SECONDS", 0.01)
 
-    @in_books
+    @in_sqlite
     async def story(store: Store, clock: ManualClock) -> None:
         before = asyncio.all_tasks()
         with pytest.raises(ExceptionGroup, match="unhandled"):

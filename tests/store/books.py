@@ -4,9 +4,12 @@ import asyncio
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from arkgate.core.keys import Purpose, PurposeKind
 from arkgate.core.ledger import (
@@ -21,9 +24,11 @@ from arkgate.core.ledger import (
     Settlement,
 )
 from arkgate.core.money import Msat
-from arkgate.store import Store
+from arkgate.store import Store, open_store
 from arkgate.store.clock import DAY_MS
+from arkgate.store.sqlite.connections import LOG_BYTES
 from arkgate.store.sqlite.opening import SqliteStore, open_sqlite
+from tests import postgres
 
 T = TypeVar("T")
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -59,9 +64,42 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(coroutine)
 
 
-def in_books(story: StoryOn[Store]) -> Callable[[Path], None]:
-    """A test in freshly opened books; whatever it did, every invariant holds afterwards."""
-    return in_sqlite(story)
+ENGINES = ("sqlite", "postgres")
+
+
+def in_books(story: StoryOn[Store]) -> Callable[[Path, str], None]:
+    """A test in freshly opened books of each engine; whatever it did, every invariant holds afterwards."""
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test(tmp_path: Path, engine: str) -> None:
+        if engine == "postgres":
+            postgres.prepare()
+
+        async def whole() -> None:
+            clock = ManualClock()
+            async with (
+                new_books(engine, tmp_path) as url,
+                open_store(url, clock, log_bytes=LOG_BYTES) as store,
+            ):
+                await story(store, clock)
+                findings = broken(await store.statements.verify())
+                assert not findings, findings
+
+        run(whole())
+
+    test.__name__ = story.__name__
+    test.__doc__ = story.__doc__
+    return test
+
+
+@asynccontextmanager
+async def new_books(engine: str, directory: Path) -> AsyncIterator[str]:
+    """The URL of books that nobody has opened yet, on that engine."""
+    if engine == "sqlite":
+        yield f"sqlite:///{directory / 'ledger.db'}"
+    else:
+        async with postgres.database() as url:
+            yield url
 
 
 def in_sqlite(story: StoryOn[SqliteStore]) -> Callable[[Path], None]:

@@ -20,9 +20,10 @@ from arkgate.core.ledger import (
     SettleOutcome,
 )
 from arkgate.core.money import Msat
-from arkgate.store import Store
+from arkgate.store import Store, open_store
 from arkgate.store.clock import DAY_MS, day_of
-from arkgate.store.sqlite.opening import open_sqlite
+from arkgate.store.sqlite.connections import LOG_BYTES
+from tests import postgres
 from tests.store.books import (
     ALICE,
     BOB,
@@ -34,6 +35,7 @@ from tests.store.books import (
     call,
     for_challenge,
     hash_of,
+    new_books,
     settlement,
 )
 
@@ -125,18 +127,24 @@ class Model:
 class LedgerMachine(RuleBasedStateMachine):
     """Drives the ledger and the model alike."""
 
+    engine = "sqlite"
+
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
         self.clock = ManualClock()
         self.runner = asyncio.Runner()
         self.directory = tempfile.TemporaryDirectory()
-        self.stack = AsyncExitStack()
-        self.path = Path(self.directory.name) / "ledger.db"
+        self.stack, self.books = AsyncExitStack(), AsyncExitStack()
+        if self.engine == "postgres":
+            postgres.prepare()
+        new = new_books(self.engine, Path(self.directory.name))
+        self.url: str = self.do(self.books.enter_async_context(new))
         self.store = self._open()
 
     def _open(self) -> Store:
-        store: Store = self.do(self.stack.enter_async_context(open_sqlite(self.path, self.clock)))
+        books = open_store(self.url, self.clock, log_bytes=LOG_BYTES)
+        store: Store = self.do(self.stack.enter_async_context(books))
         return store
 
     def do(self, awaitable: Any) -> Any:
@@ -146,6 +154,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Closes the books."""
         self.do(self.stack.aclose())
+        self.do(self.books.aclose())
         self.runner.close()
         self.directory.cleanup()
 
@@ -262,10 +271,18 @@ class LedgerMachine(RuleBasedStateMachine):
             assert used == self.model.used(account_id, day_of(self.clock.at_ms))
 
 
-LedgerMachine.TestCase.settings = settings(
+class PostgresMachine(LedgerMachine):
+    """The same on the other engine."""
+
+    engine = "postgres"
+
+
+STEPS = settings(
     max_examples=12,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+LedgerMachine.TestCase.settings = PostgresMachine.TestCase.settings = STEPS
 TestLedgerModel = LedgerMachine.TestCase
+TestLedgerModelOnPostgres = PostgresMachine.TestCase

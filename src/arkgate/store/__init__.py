@@ -9,6 +9,9 @@ from arkgate.ports import Clock, Ledger, Statements
 from arkgate.store.clock import SystemClock
 from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
 
+SQLITE = "sqlite:///"
+POSTGRES = ("postgresql://", "postgres://")
+
 
 class Store(Protocol):
     """Open books: what writes, what reads, and the time that both go by."""
@@ -30,30 +33,48 @@ class Store(Protocol):
 
 
 def open_store(url: str, clock: Clock | None, *, log_bytes: int) -> AbstractAsyncContextManager[Store]:
-    """The books at `sqlite:///relative/path` or `sqlite:////absolute/path`, for writing.
+    """The books at `sqlite:///path` or `postgresql://…`, for writing.
 
-    Without a clock they go by their own.
+    Without a clock they go by their own. `log_bytes` is SQLite's.
     """
+    if is_postgres(url):
+        from arkgate.store.postgres.opening import open_postgres  # noqa: PLC0415 - a driver that few need
+
+        return open_postgres(url, clock)
     return open_sqlite(_path(url), clock or SystemClock(), log_bytes=log_bytes)
 
 
 @asynccontextmanager
 async def read_store(url: str, clock: Clock | None = None) -> AsyncIterator[Statements]:
     """The books at that URL for reading only, also beside gateways that write to them."""
-    with open_sqlite_readonly(_path(url), clock or SystemClock()) as statements:
-        yield statements
+    if is_postgres(url):
+        from arkgate.store.postgres.opening import open_postgres_readonly  # noqa: PLC0415 - as above
+
+        async with open_postgres_readonly(url, clock) as statements:
+            yield statements
+        return
+    with open_sqlite_readonly(_path(url), clock or SystemClock()) as in_file:
+        yield in_file
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a PostgreSQL database."""
+    return url.startswith(POSTGRES)
 
 
 def shown(url: str) -> str:
     """Where the books are, for people and logs: without a password."""
+    if is_postgres(url):
+        from arkgate.store.postgres.connections import shown as shown_postgres  # noqa: PLC0415 - as above
+
+        return shown_postgres(url)
     return _path(url)
 
 
 def _path(url: str) -> str:
-    scheme, separator, path = url.partition(":///")
-    if not separator or not path or scheme != "sqlite":
+    if not url.startswith(SQLITE) or url == SQLITE:
         raise NotSupported(
-            f"The database {url.partition('://')[0]!r} is not supported: this version keeps its books in"
-            " SQLite only (sqlite:///path/to/ledger.db)."
+            f"The database {url.partition('://')[0]!r} is not supported: the books are kept in SQLite"
+            " (sqlite:///path/to/ledger.db) or PostgreSQL (postgresql://user@host/database)."
         )
-    return path
+    return url.removeprefix(SQLITE)

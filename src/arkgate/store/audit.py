@@ -4,8 +4,7 @@ Each statement answers the ids that break its rule, so an empty answer is a rule
 in one read transaction: they see one moment of the books and make no writer wait.
 """
 
-import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from arkgate.core.ledger import Finding
@@ -13,7 +12,6 @@ from arkgate.core.ledger import Finding
 OVERDUE_MS = 60_000
 """How long after its deadline an open hold may wait for the sweep."""
 _NAMED = 3
-_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +21,15 @@ class Rule:
     invariant: int
     sentence: str
     statement: str
+    """In SQLite's words."""
+
+    @property
+    def postgres(self) -> str:
+        """The statement in PostgreSQL's words."""
+        return self.statement.replace("lower(hex(payment_hash))", "encode(payment_hash, 'hex')")
 
 
 RULES = (
-    Rule(
-        0,
-        "The database file is sound and its own checks hold",
-        """
-        SELECT "quick_check" FROM pragma_quick_check(5) WHERE "quick_check" <> 'ok'
-        UNION ALL SELECT "table" || ' refers to a missing row of ' || parent FROM pragma_foreign_key_check
-        """,
-    ),
     Rule(
         1,
         "Every customer's balance is the credits minus the charges, and no other account keeps one",
@@ -84,8 +80,8 @@ RULES = (
         ), credited (transfer_id, account_id, amount) AS (
           SELECT transfer_id, credit_account_id, amount_msat FROM transfer WHERE kind = 'credit'
         )
-        SELECT transfer_id FROM (SELECT * FROM paid EXCEPT SELECT * FROM credited)
-        UNION SELECT transfer_id FROM (SELECT * FROM credited EXCEPT SELECT * FROM paid)
+        SELECT transfer_id FROM (SELECT * FROM paid EXCEPT SELECT * FROM credited) AS a
+        UNION SELECT transfer_id FROM (SELECT * FROM credited EXCEPT SELECT * FROM paid) AS b
         """,
     ),
     Rule(
@@ -98,8 +94,8 @@ RULES = (
         ), charged (transfer_id, account_id, amount) AS (
           SELECT transfer_id, debit_account_id, amount_msat FROM transfer WHERE kind = 'charge'
         )
-        SELECT transfer_id FROM (SELECT * FROM due EXCEPT SELECT * FROM charged)
-        UNION SELECT transfer_id FROM (SELECT * FROM charged EXCEPT SELECT * FROM due)
+        SELECT transfer_id FROM (SELECT * FROM due EXCEPT SELECT * FROM charged) AS a
+        UNION SELECT transfer_id FROM (SELECT * FROM charged EXCEPT SELECT * FROM due) AS b
         UNION SELECT call_id FROM hold
         WHERE cost_msat > amount_msat OR (state <> 'settled' AND cost_msat <> 0)
         """,
@@ -131,36 +127,13 @@ RULES = (
     ),
 )
 
-
-def verify(database: sqlite3.Connection, now_ms: int) -> Sequence[Finding]:
-    """One finding per invariant, in their order. The caller has begun a read transaction."""
-    findings = [_finding(rule.invariant, rule.sentence, _ids(database, rule.statement)) for rule in RULES]
-    return [*findings, _overdue(database, now_ms)]
+OVERDUE = "SELECT call_id FROM hold WHERE state = 'open' AND deadline_ms < {} ORDER BY deadline_ms"
+OVERDUE_SENTENCE = "No hold is open for more than a minute after its deadline"
+REQUESTS_SENTENCE = "Every request to a backend belongs to a committed hold"
 
 
-def _overdue(database: sqlite3.Connection, now_ms: int) -> Finding:
-    late = "SELECT call_id FROM hold WHERE state = 'open' AND deadline_ms < ? ORDER BY deadline_ms"
-    ids = [str(row[0]) for row in database.execute(late, (now_ms - OVERDUE_MS,))]
-    return _finding(8, "No hold is open for more than a minute after its deadline", ids)
-
-
-def verify_requests(database: sqlite3.Connection, call_ids: Sequence[str]) -> Finding:
-    """Whether every request that a backend saw belongs to a hold that was committed."""
-    unknown: list[str] = []
-    for start in range(0, len(call_ids), _CHUNK):
-        chunk = call_ids[start : start + _CHUNK]
-        places = ", ".join("?" * len(chunk))
-        statement = f"SELECT call_id FROM hold WHERE call_id IN ({places})"  # noqa: S608 - places only
-        known = {row[0] for row in database.execute(statement, chunk)}
-        unknown += [call_id for call_id in chunk if call_id not in known]
-    return _finding(9, "Every request to a backend belongs to a committed hold", unknown)
-
-
-def _ids(database: sqlite3.Connection, statement: str) -> list[str]:
-    return [str(row[0]) for row in database.execute(statement)]
-
-
-def _finding(invariant: int, sentence: str, broken: Iterable[str]) -> Finding:
+def finding(invariant: int, sentence: str, broken: Iterable[str]) -> Finding:
+    """What a statement found, as a sentence that names the first few."""
     ids = list(broken)
     if not ids:
         return Finding(invariant, holds=True, sentence=f"{sentence}.")

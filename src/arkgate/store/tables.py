@@ -13,6 +13,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -24,6 +25,8 @@ from sqlmodel import Field, SQLModel
 
 # SQLite's STRICT tables know the name INTEGER only, and it is 64-bit there.
 INT64 = BigInteger().with_variant(Integer(), "sqlite")
+# Ids sort by their bytes on both engines.
+TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 
 # A table that is its own primary key's tree: one tree less to write in each commit.
 CLUSTERED: dict[str, Any] = {"sqlite_strict": True, "sqlite_with_rowid": False}
@@ -55,8 +58,8 @@ class Account(SQLModel, table=True):
         CLUSTERED,
     )
 
-    account_id: str = Field(sa_column=Column(Text, primary_key=True))
-    kind: str = Field(sa_column=Column(Text, nullable=False))
+    account_id: str = Field(sa_column=Column(TEXT, primary_key=True))
+    kind: str = Field(sa_column=Column(TEXT, nullable=False))
     posted_msat: int = Field(sa_column=Column(INT64, nullable=False))
     held_msat: int = Field(sa_column=Column(INT64, nullable=False))
     token_digest: bytes | None = Field(sa_column=Column(LargeBinary))
@@ -71,6 +74,11 @@ class Transfer(SQLModel, table=True):
         CheckConstraint(_states("kind", "credit", "charge"), name="transfer_kind"),
         CheckConstraint("amount_msat > 0", name="transfer_amount"),
         CheckConstraint("debit_account_id <> credit_account_id", name="transfer_moves"),
+        # PostgreSQL would lock the row of the income account for each charge: one hot row for all payers.
+        *(
+            ForeignKeyConstraint([side], ["account.account_id"]).ddl_if(dialect="sqlite")
+            for side in ("debit_account_id", "credit_account_id")
+        ),
         # An account's credits; its charges are found by its holds, so that a charge writes no index.
         Index(
             "transfer_credits",
@@ -82,14 +90,14 @@ class Transfer(SQLModel, table=True):
         CLUSTERED,
     )
 
-    transfer_id: str = Field(sa_column=Column(Text, primary_key=True))
-    kind: str = Field(sa_column=Column(Text, nullable=False))
-    debit_account_id: str = Field(sa_column=Column(Text, ForeignKey("account.account_id"), nullable=False))
-    credit_account_id: str = Field(sa_column=Column(Text, ForeignKey("account.account_id"), nullable=False))
+    transfer_id: str = Field(sa_column=Column(TEXT, primary_key=True))
+    kind: str = Field(sa_column=Column(TEXT, nullable=False))
+    debit_account_id: str = Field(sa_column=Column(TEXT, nullable=False))
+    credit_account_id: str = Field(sa_column=Column(TEXT, nullable=False))
     amount_msat: int = Field(sa_column=Column(INT64, nullable=False))
     at_ms: int = Field(sa_column=Column(INT64, nullable=False))
     # What it was for, in a word for people: the purpose of a credit, the service of a charge.
-    detail: str = Field(sa_column=Column(Text, nullable=False))
+    detail: str = Field(sa_column=Column(TEXT, nullable=False))
 
 
 class Hold(SQLModel, table=True):
@@ -126,10 +134,10 @@ class Hold(SQLModel, table=True):
         CLUSTERED,
     )
 
-    call_id: str = Field(sa_column=Column(Text, primary_key=True))
-    account_id: str = Field(sa_column=Column(Text, ForeignKey("account.account_id"), nullable=False))
-    service: str = Field(sa_column=Column(Text, nullable=False))
-    state: str = Field(sa_column=Column(Text, nullable=False))
+    call_id: str = Field(sa_column=Column(TEXT, primary_key=True))
+    account_id: str = Field(sa_column=Column(TEXT, ForeignKey("account.account_id"), nullable=False))
+    service: str = Field(sa_column=Column(TEXT, nullable=False))
+    state: str = Field(sa_column=Column(TEXT, nullable=False))
     amount_msat: int = Field(sa_column=Column(INT64, nullable=False))
     cost_msat: int = Field(sa_column=Column(INT64, nullable=False))
     # UTC days since 1970-01-01; the unit of allowance belongs to this day for ever.
@@ -139,9 +147,9 @@ class Hold(SQLModel, table=True):
     taken_at_ms: int = Field(sa_column=Column(INT64, nullable=False))
     deadline_ms: int = Field(sa_column=Column(INT64, nullable=False))
     resolved_at_ms: int | None = Field(sa_column=Column(INT64))
-    reason: str = Field(sa_column=Column(Text, nullable=False))
-    request_id: str = Field(sa_column=Column(Text, nullable=False))
-    claimed_request_id: str | None = Field(sa_column=Column(Text))
+    reason: str = Field(sa_column=Column(TEXT, nullable=False))
+    request_id: str = Field(sa_column=Column(TEXT, nullable=False))
+    claimed_request_id: str | None = Field(sa_column=Column(TEXT))
     request_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     idempotency_key: bytes | None = Field(sa_column=Column(LargeBinary))
 
@@ -151,11 +159,11 @@ class Allowance(SQLModel, table=True):
 
     __table_args__ = (CheckConstraint("used >= 0", name="allowance_used"), CLUSTERED)
 
-    account_id: str = Field(sa_column=Column(Text, ForeignKey("account.account_id"), primary_key=True))
-    service: str = Field(sa_column=Column(Text, primary_key=True))
+    account_id: str = Field(sa_column=Column(TEXT, ForeignKey("account.account_id"), primary_key=True))
+    service: str = Field(sa_column=Column(TEXT, primary_key=True))
     day: int = Field(sa_column=Column(INT64, primary_key=True, autoincrement=False))
     used: int = Field(sa_column=Column(INT64, nullable=False))
-    last_settled_call_id: str | None = Field(sa_column=Column(Text))
+    last_settled_call_id: str | None = Field(sa_column=Column(TEXT))
 
 
 class Answer(SQLModel, table=True):
@@ -163,9 +171,9 @@ class Answer(SQLModel, table=True):
 
     __table_args__ = (Index("answer_expiry", "expires_at_ms"), PLAIN)
 
-    call_id: str = Field(sa_column=Column(Text, ForeignKey("hold.call_id"), primary_key=True))
+    call_id: str = Field(sa_column=Column(TEXT, ForeignKey("hold.call_id"), primary_key=True))
     status: int = Field(sa_column=Column(INT64, nullable=False))
-    content_type: str = Field(sa_column=Column(Text, nullable=False))
+    content_type: str = Field(sa_column=Column(TEXT, nullable=False))
     expires_at_ms: int = Field(sa_column=Column(INT64, nullable=False))
     body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
@@ -193,14 +201,14 @@ class Invoice(SQLModel, table=True):
     )
 
     payment_hash: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
-    account_id: str = Field(sa_column=Column(Text, ForeignKey("account.account_id"), nullable=False))
-    node: str = Field(sa_column=Column(Text, nullable=False))
-    purpose: str = Field(sa_column=Column(Text, nullable=False))
+    account_id: str = Field(sa_column=Column(TEXT, ForeignKey("account.account_id"), nullable=False))
+    node: str = Field(sa_column=Column(TEXT, nullable=False))
+    purpose: str = Field(sa_column=Column(TEXT, nullable=False))
     # Empty for a challenge, which leaves no row before it is paid.
-    payment_request: str = Field(sa_column=Column(Text, nullable=False))
+    payment_request: str = Field(sa_column=Column(TEXT, nullable=False))
     amount_msat: int = Field(sa_column=Column(INT64, nullable=False))
     amount_paid_msat: int = Field(sa_column=Column(INT64, nullable=False))
-    state: str = Field(sa_column=Column(Text, nullable=False))
+    state: str = Field(sa_column=Column(TEXT, nullable=False))
     created_at_ms: int = Field(sa_column=Column(INT64, nullable=False))
     expires_at_ms: int = Field(sa_column=Column(INT64, nullable=False))
     settled_at_ms: int | None = Field(sa_column=Column(INT64))
@@ -213,8 +221,8 @@ class Session(SQLModel, table=True):
 
     __table_args__ = (PLAIN,)
 
-    session_id: str = Field(sa_column=Column(Text, primary_key=True))
-    account_id: str = Field(sa_column=Column(Text, ForeignKey("account.account_id"), nullable=False))
+    session_id: str = Field(sa_column=Column(TEXT, primary_key=True))
+    account_id: str = Field(sa_column=Column(TEXT, ForeignKey("account.account_id"), nullable=False))
     payment_hash: bytes = Field(
         sa_column=Column(LargeBinary, ForeignKey("invoice.payment_hash"), nullable=False)
     )
@@ -225,7 +233,7 @@ class Cursor(SQLModel, table=True):
 
     __table_args__ = (PLAIN,)
 
-    node: str = Field(sa_column=Column(Text, primary_key=True))
+    node: str = Field(sa_column=Column(TEXT, primary_key=True))
     add_index: int = Field(sa_column=Column(INT64, nullable=False))
     settle_index: int = Field(sa_column=Column(INT64, nullable=False))
 
@@ -235,7 +243,7 @@ class Meta(SQLModel, table=True):
 
     __table_args__ = (PLAIN,)
 
-    name: str = Field(sa_column=Column(Text, primary_key=True))
+    name: str = Field(sa_column=Column(TEXT, primary_key=True))
     value: int = Field(sa_column=Column(INT64, nullable=False))
 
 

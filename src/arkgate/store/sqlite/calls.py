@@ -19,11 +19,11 @@ from arkgate.core.ledger import (
     charge_id,
 )
 from arkgate.core.money import Msat
+from arkgate.store import rules
 from arkgate.store.clock import day_of, next_midnight_ms
 from arkgate.store.sqlite import earlier, queries
 
 UNLIMITED = 2**63 - 1
-SWEPT_REASON = "deadline passed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,7 @@ class _Hold:
 
 def reserve(database: sqlite3.Connection, now_ms: int, asked: Reservation) -> Reserved:
     """Takes the hold and a unit of the day, or says why not, in the order of `ReserveOutcome`."""
-    if asked.price <= 0:
-        raise ValueError("a free call needs no hold")
+    rules.reservation(asked)
     day = day_of(now_ms)
     keys = (asked.call_id, asked.request_id, asked.service, day, asked.account_id)
     row = database.execute(queries.STANDING, keys).fetchone()
@@ -148,10 +147,7 @@ def settle(
     database: sqlite3.Connection, now_ms: int, call_id: str, cost: Msat, answer: Answer | None
 ) -> Resolved:
     """Charges an open hold and stores the answer; a cost of zero settles without a transfer."""
-    if cost < 0:
-        raise ValueError("a cost is not negative")
-    if answer is not None and answer.call_id != call_id:
-        raise ValueError(f"the answer of call {answer.call_id} does not belong to call {call_id}")
+    rules.charge(call_id, cost, answer)
     hold = _hold(database, now_ms, call_id)
     if hold.state != "open":
         settled = hold.state == "settled"
@@ -213,7 +209,7 @@ def sweep(database: sqlite3.Connection, now_ms: int, limit: int) -> Sequence[Swe
     """Releases what is past its deadline, oldest first."""
     overdue = database.execute(queries.OVERDUE_HOLDS, (now_ms, limit)).fetchall()
     for call_id, _, _ in overdue:
-        release(database, now_ms, call_id, SWEPT_REASON)
+        release(database, now_ms, call_id, rules.SWEPT_REASON)
     return [Swept(*row) for row in overdue]
 
 

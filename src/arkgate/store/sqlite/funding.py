@@ -1,6 +1,5 @@
 """The verbs by which money comes in: sessions, invoices, tokens, payments and stream cursors."""
 
-import re
 import sqlite3
 
 from arkgate.core.keys import Purpose
@@ -16,11 +15,10 @@ from arkgate.core.ledger import (
     credit_id,
     node_account,
 )
-from arkgate.core.money import SATS_MAX, Msat, sats
+from arkgate.core.money import Msat
+from arkgate.store import rules
 from arkgate.store.sqlite import queries
 
-_CUSTOMER = re.compile(r"[0-9a-f]{32}")
-_AMOUNT_MAX = sats(SATS_MAX)
 _FOREIGN = Funded(outcome=FundOutcome.FOREIGN, account_id=None, balance=None)
 
 
@@ -112,8 +110,7 @@ def _credit(
     database: sqlite3.Connection, now_ms: int, settlement: Settlement, account_id: str, detail: str
 ) -> Balance:
     amount, at_ms, payment_hash = settlement.amount_paid, settlement.settled_at_ms, settlement.payment_hash
-    if not 0 < amount <= _AMOUNT_MAX:
-        raise ValueError(f"{settlement.node} reports {amount} msat for {payment_hash.hex()}")
+    rules.amount_paid(settlement)
     asset = node_account(settlement.node)
     database.execute(queries.OPEN_ACCOUNT, (asset, "asset", now_ms))
     row = (payment_hash, account_id, settlement.node, detail, amount, amount, at_ms, at_ms, at_ms)
@@ -126,8 +123,7 @@ def _credit(
 
 
 def _open_customer(database: sqlite3.Connection, now_ms: int, account_id: str) -> None:
-    if not _CUSTOMER.fullmatch(account_id):
-        raise ValueError(f"{account_id!r} is not a customer's account id")
+    rules.customer(account_id)
     database.execute(queries.OPEN_ACCOUNT, (account_id, "customer", now_ms))
 
 
@@ -140,12 +136,8 @@ def mark_invoice(
     database: sqlite3.Connection, _now_ms: int, payment_hash: bytes, state: InvoiceState
 ) -> None:
     """Notes an end without payment; the invoice is not looked up again."""
-    if state is InvoiceState.EXPIRED:
-        database.execute(queries.MARK_EXPIRED, (payment_hash,))
-    elif state is InvoiceState.CANCELLED:
-        database.execute(queries.MARK_CANCELLED, (payment_hash,))
-    else:
-        raise ValueError(f"an invoice is not marked {state.value}: `add_invoice` and `fund` do that")
+    rules.unpaid_end(state)
+    database.execute(queries.MARK_INVOICE, (state.value, payment_hash))
 
 
 def mark_looked_up(

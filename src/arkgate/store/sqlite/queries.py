@@ -171,13 +171,8 @@ ON CONFLICT (payment_hash) DO UPDATE SET state = 'settled', amount_paid_msat = e
 WHERE state <> 'settled' AND account_id = excluded.account_id
 """
 
-MARK_EXPIRED = """
-UPDATE invoice SET state = 'expired', next_lookup_ms = NULL
-WHERE payment_hash = ? AND state IN ('open', 'expired')
-"""
-
-MARK_CANCELLED = """
-UPDATE invoice SET state = 'cancelled', next_lookup_ms = NULL
+MARK_INVOICE = """
+UPDATE invoice SET state = ?, next_lookup_ms = NULL
 WHERE payment_hash = ? AND state IN ('open', 'expired')
 """
 

@@ -28,9 +28,8 @@ from arkgate.core.ledger import (
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
 from arkgate.ports import Clock
-from arkgate.store import audit
 from arkgate.store.clock import day_of, next_midnight_ms
-from arkgate.store.sqlite import earlier, queries
+from arkgate.store.sqlite import audit, earlier, queries
 from arkgate.store.sqlite.calls import allowance_of
 from arkgate.store.sqlite.connections import connect_reader, refusing, unavailable
 

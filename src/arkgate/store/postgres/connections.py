@@ -1,0 +1,204 @@
+"""How connections to PostgreSQL are made, which servers are refused, and how its errors become refusals."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from arkgate.core.errors import InternalError, StoreUnavailable
+
+Row = Any
+"""A row of the driver's: its columns by place and by name."""
+
+
+class Pool(Protocol):
+    """What is used of the driver's pool, which has no types of its own."""
+
+    async def fetch(self, query: str, *values: object) -> Sequence[Row]:
+        """All rows."""
+        ...
+
+    async def fetchrow(self, query: str, *values: object) -> Row | None:
+        """The first row."""
+        ...
+
+    async def fetchval(self, query: str, *values: object) -> Any:  # noqa: ANN401 - whatever the column holds
+        """The first column of the first row."""
+        ...
+
+    def terminate(self) -> None:
+        """Ends all connections at once."""
+        ...
+
+
+class Connection(Pool, Protocol):
+    """What is used of the driver's connection."""
+
+    async def execute(self, query: str, *values: object) -> str:
+        """Runs a statement."""
+        ...
+
+    async def executemany(self, query: str, values: Sequence[Sequence[object]]) -> None:
+        """Runs a statement with each of the values."""
+        ...
+
+    def transaction(
+        self, *, isolation: str | None = None, readonly: bool = False
+    ) -> AbstractAsyncContextManager[None]:
+        """A transaction for the length of a block."""
+        ...
+
+    def cursor(self, query: str, *values: object, prefetch: int) -> AsyncIterator[Row]:
+        """Rows that are fetched in portions, inside a transaction."""
+        ...
+
+    def is_closed(self) -> bool:
+        """Whether it ended."""
+        ...
+
+    async def close(self, *, timeout: float) -> None:
+        """Ends it politely."""
+        ...
+
+
+RETRY_AFTER_SECONDS = 5
+CONNECT_SECONDS = 5.0
+COMMAND_SECONDS = 10.0
+"""How long a statement may take; the server itself gives up after half of that."""
+VERSION_MIN = 130_000
+
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InterfaceError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+    OSError,
+    asyncio.TimeoutError,
+)
+"""The server or the way to it is in trouble; whether the last statement was committed is not known."""
+
+CROSSED = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+)
+"""Another transaction was in the way; nothing was changed, and the same statement may be sent again."""
+
+_SETTINGS = {
+    "application_name": "arkgate",
+    "statement_timeout": "5s",
+    "lock_timeout": "3s",
+    "idle_in_transaction_session_timeout": "10s",
+    # The functions' statements are all point look-ups: to plan them anew finds the same plan.
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+    "timezone": "UTC",
+    # A client host that is gone must not keep its locks for hours.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+}
+
+
+def shown(url: str) -> str:
+    """A database's URL without its password and its query."""
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+
+
+def unavailable(what: str, exc: BaseException) -> StoreUnavailable:
+    """The refusal for an error of PostgreSQL or of the connection to it."""
+    reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+    return StoreUnavailable(f"{what}: {reason}.", retry_after_seconds=RETRY_AFTER_SECONDS)
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Translates the driver's errors into StoreUnavailable, or InternalError where a rule was broken."""
+    try:
+        yield
+    except (*LOST, *CROSSED) as exc:
+        raise unavailable(what, exc) from exc
+    except asyncpg.InvalidParameterValueError as exc:  # what the functions raise for a caller's mistake
+        raise ValueError(str(exc)) from exc
+    except asyncpg.PostgresError as exc:
+        raise InternalError(f"{what}.") from exc
+
+
+async def connect(url: str, *, reads_only: bool = False, patient: bool = False) -> Connection:
+    """A connection to the books. `patient`: its statements may take as long as they need.
+
+    Raises what the driver raises.
+    """
+    settings = dict(_SETTINGS)
+    if reads_only:
+        settings["default_transaction_read_only"] = "on"
+    if patient:
+        settings["statement_timeout"] = settings["idle_in_transaction_session_timeout"] = "0"
+    connection: Connection = await asyncpg.connect(
+        url,
+        timeout=CONNECT_SECONDS,
+        command_timeout=None if patient else COMMAND_SECONDS,
+        server_settings=settings,
+    )
+    return connection
+
+
+@asynccontextmanager
+async def open_pool(url: str, *, size: int, reads_only: bool = False) -> AsyncIterator[Pool]:
+    """At most `size` connections, made when they are needed."""
+    pool = await asyncpg.create_pool(
+        min_size=0,
+        max_size=size,
+        connect=lambda *_, **__: connect(url, reads_only=reads_only),
+        reset=_leave,  # nothing is left behind on a connection; the default asks the server each time
+    )
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+
+
+async def _leave(_connection: object) -> None:
+    """Gives a connection back to the pool as it is."""
+
+
+async def close(connection: Connection) -> None:
+    """Ends a connection, also one that does not answer."""
+    try:
+        await connection.close(timeout=1.0)
+    except (*LOST, asyncpg.PostgresError):
+        connection.terminate()
+
+
+async def refuse_unfit(connection: Connection, ledger: str) -> None:
+    """Raises StoreUnavailable for a server on which an acknowledged change could be lost."""
+    for setting, why in (
+        ("fsync", "a crash of its host would lose or damage what was paid"),
+        ("full_page_writes", "a crash of its host could damage the ledger"),
+        ("synchronous_commit", "a crash would lose payments that were acknowledged"),
+    ):
+        if await connection.fetchval("SELECT current_setting($1)", setting) == "off":
+            raise StoreUnavailable(
+                f"The PostgreSQL server of {ledger} runs with {setting}=off: {why}. Set it to on.",
+                code="store_unfit",
+            )
+    version = int(await connection.fetchval("SELECT current_setting('server_version_num')"))
+    if version < VERSION_MIN:
+        raise StoreUnavailable(
+            f"The PostgreSQL server of {ledger} is version {version // 10_000}; "
+            f"arkgate needs {VERSION_MIN // 10_000} or newer.",
+            code="store_unfit",
+        )
+    if await connection.fetchval("SELECT pg_is_in_recovery()"):
+        raise StoreUnavailable(
+            f"The PostgreSQL server of {ledger} is a standby that cannot be written; name the primary.",
+            code="store_unfit",
+        )

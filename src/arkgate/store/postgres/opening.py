@@ -1,0 +1,76 @@
+"""Opens the ledger on PostgreSQL: the server, the tables, the time, what reads and what writes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from arkgate.ports import Clock
+from arkgate.store import revisions
+from arkgate.store.clock import ForwardClock
+from arkgate.store.postgres import schema
+from arkgate.store.postgres.clock import DatabaseClock
+from arkgate.store.postgres.connections import close, connect, refuse_unfit, refusing, shown
+from arkgate.store.postgres.ledger import PostgresLedger, open_ledger
+from arkgate.store.postgres.reads import Reads, open_reads
+from arkgate.store.postgres.statements import PostgresStatements
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStore:
+    """The open books: what writes, what reads, and the database's time."""
+
+    ledger: PostgresLedger
+    statements: PostgresStatements
+    clock: Clock
+
+
+@asynccontextmanager
+async def open_postgres(url: str, clock: Clock | None = None) -> AsyncIterator[PostgresStore]:
+    """Opens the books for writing and upgrades their tables; without a clock by the database's time.
+
+    Any number of processes may have the same books open. Raises StoreUnavailable when the server
+    cannot be reached or is unfit, or when the tables are of a revision that this version cannot work on.
+    """
+    async with open_reads(url) as reads, _time(reads, clock) as forward:
+        await _prepare(url, forward.now_ms())
+        async with open_ledger(url, forward) as ledger:
+            yield PostgresStore(ledger, PostgresStatements(reads, forward), forward)
+
+
+@asynccontextmanager
+async def open_postgres_readonly(url: str, clock: Clock | None = None) -> AsyncIterator[PostgresStatements]:
+    """Opens the books for reading; upgrades nothing.
+
+    Raises StoreUnavailable when there are no books of this version's tables.
+    """
+    async with open_reads(url) as reads, reads.snapshot() as snapshot:
+        revisions.refuse_behind(await schema.refuse_unknown(snapshot), shown(url))
+        async with _time(reads, clock) as forward:
+            yield PostgresStatements(reads, forward)
+
+
+async def _prepare(url: str, now_ms: int) -> None:
+    with refusing(f"The ledger {shown(url)} cannot be opened"):
+        connection = await connect(url, patient=True)
+        try:
+            await refuse_unfit(connection, shown(url))
+            await schema.prepare(url, connection, now_ms)
+        finally:
+            await close(connection)
+
+
+@asynccontextmanager
+async def _time(reads: Reads, clock: Clock | None) -> AsyncIterator[Clock]:
+    """The given time, or the database's, measured again and again while the block runs."""
+    if clock is not None:
+        yield ForwardClock(clock)
+        return
+    database = DatabaseClock(reads)
+    await database.measure()
+    measuring = asyncio.create_task(database.run(), name="database clock")
+    try:
+        yield ForwardClock(database)
+    finally:
+        measuring.cancel()
+        await asyncio.wait({measuring})
