@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgres
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves the tests that need a real node out, unless they are asked for with `-m node`."""
@@ -34,3 +36,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def project() -> Path:
     """The checkout's top folder."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture
+def postgres_server() -> None:
+    """Starts the shared PostgreSQL before the test's event loop runs."""
+    postgres.prepare()

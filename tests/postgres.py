@@ -170,9 +170,3 @@ async def database(*, empty: bool = False) -> AsyncIterator[str]:
         yield at(name)
     finally:
         await _dropped(name)
-
-
-@pytest.fixture
-def postgres() -> None:
-    """Asks for the shared server before the test's event loop runs."""
-    prepare()

@@ -224,12 +224,20 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "[gateway] log_level must be one of debug, info, warning, error.",
     ),
     "another database": (
-        added("[store]", 'url = "postgresql://localhost/arkgate"'),
-        '[store] url must look like "sqlite:///arkgate.db".',
+        added("[store]", 'url = "mysql://localhost/arkgate"'),
+        '[store] url must look like "sqlite:///arkgate.db" or "postgresql://user@host/database".',
+    ),
+    "a PostgreSQL server without a database": (
+        added("[store]", 'url = "postgresql://user@localhost:5432"'),
+        '[store] url must look like "postgresql://user@host/database".',
+    ),
+    "a PostgreSQL server on no port": (
+        added("[store]", 'url = "postgresql://user@localhost:x/arkgate"'),
+        '[store] url must look like "postgresql://user@host/database".',
     ),
     "a database without a name": (
         added("[store]", 'url = "sqlite:///"'),
-        '[store] url must look like "sqlite:///arkgate.db".',
+        '[store] url must look like "sqlite:///arkgate.db" or "postgresql://user@host/database".',
     ),
     "answers that are kept for less than a day": (
         added("[store]", "answers_kept_hours = 1"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from arkgate.backend.chat import ChatBackend
+from arkgate.core.errors import StoreUnavailable
 from arkgate.core.keys import Keyring
 from arkgate.gateway.admit import Admission
 from arkgate.gateway.challenge import Challenger, InvoiceDesk
@@ -23,7 +24,7 @@ from arkgate.gateway.sessions import Sessions
 from arkgate.gateway.sweep import Sweep
 from arkgate.nodes import NODE_KINDS
 from arkgate.nodes.channel import NodeCredentials
-from arkgate.ports import Backend, Clock, Ledger, PaymentNode, Statements
+from arkgate.ports import Backend, Clock, Duties, Ledger, PaymentNode, Statements
 from arkgate.settings import Address, NodeSettings, Settings
 from arkgate.store import Store, open_store, shown
 from arkgate.store.keyfile import keyring_of_books
@@ -81,7 +82,9 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         funding = parts.funding()
         life = max(settings.challenge.expiry_seconds, settings.sessions.expiry_seconds)
         await stack.enter_async_context(
-            _background(metrics, _work(funding, sweep, nodes, backend, invoice_life_seconds=life))
+            _background(
+                metrics, _work(funding, sweep, nodes, backend, store.duties, invoice_life_seconds=life)
+            )
         )
         stack.push_async_callback(_drain, calls, settings.call_deadline_seconds)
         yield parts.app(funding)
@@ -206,21 +209,28 @@ def _work(
     sweep: Sweep,
     nodes: list[PaymentNode],
     backend: Backend,
+    duties: Duties,
     *,
     invoice_life_seconds: int,
 ) -> dict[str, Callable[[], Awaitable[None]]]:
-    """The background work by name."""
+    """The background work by name. What one process does for all that share the books is a duty."""
+
+    def alone(name: str, work: Callable[[], Awaitable[None]]) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {name: lambda: duties.alone(name, work)}
 
     def watching(node: PaymentNode) -> Callable[[], Awaitable[None]]:
         return lambda: funding.watch(node)
 
-    return {
-        **{f"watch {node.name}": watching(node) for node in nodes},
+    work: dict[str, Callable[[], Awaitable[None]]] = {
         "look-ups": funding.poll,
-        "daily reconcile": lambda: funding.reconcile_daily(invoice_life_seconds=invoice_life_seconds),
         "sweep": sweep.run,
         "watch backend": backend.watch,
     }
+    for node in nodes:
+        work |= alone(f"watch {node.name}", watching(node))
+    return work | alone(
+        "daily reconcile", lambda: funding.reconcile_daily(invoice_life_seconds=invoice_life_seconds)
+    )
 
 
 @contextlib.asynccontextmanager
@@ -233,6 +243,8 @@ async def _background(
         while True:
             try:
                 await run()
+            except StoreUnavailable as refusal:
+                log.warning("background work waits for the ledger", work=name, reason=refusal.message)
             except Exception:
                 metrics.alarm("background_work_failed")
                 log.exception("background work failed", work=name)

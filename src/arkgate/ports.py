@@ -1,6 +1,6 @@
 """What the job needs from the world. Each docstring is a promise that every adapter must keep."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -241,6 +241,10 @@ class Statements(Protocol):
         """The account that a payment hash was credited to."""
         ...
 
+    async def credited(self, payment_hash: bytes, *, within_seconds: float) -> str | None:
+        """As `account_by_payment`; waits that long for any process on these books to credit it."""
+        ...
+
     async def account(self, account_id: str) -> AccountRecord | None:
         """An account with its balance."""
         ...
@@ -299,6 +303,23 @@ class Statements(Protocol):
 
     async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
         """Whether every request that a backend saw belongs to a committed hold (invariant 9)."""
+        ...
+
+
+class Duties(Protocol):
+    """Work that one process at a time does for all that share the books.
+
+    It saves the node and the database work and no more: what is done under a duty must be right also
+    while two processes do it.
+    """
+
+    async def alone(self, duty: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Waits until no other process has the duty, then does the work until it ends.
+
+        When this process loses the duty, the work is cancelled. Another takes over within seconds of this
+        one's end. Raises StoreUnavailable when the duty cannot be asked for or was lost, and what the
+        work raises.
+        """
         ...
 
 

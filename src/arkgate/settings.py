@@ -158,8 +158,14 @@ class _Reader:
 
     def _store_url(self, store: "_Table") -> str:
         url = store.text("url", "sqlite:///arkgate.db")
+        if url.startswith(("postgresql://", "postgres://")):
+            if not _names_a_database(url):
+                self._problems.append('[store] url must look like "postgresql://user@host/database".')
+            return url
         if not url.startswith("sqlite:///") or url.endswith("/"):
-            self._problems.append('[store] url must look like "sqlite:///arkgate.db".')
+            self._problems.append(
+                '[store] url must look like "sqlite:///arkgate.db" or "postgresql://user@host/database".'
+            )
             return url
         return f"sqlite:///{(self._path.parent / url.removeprefix('sqlite:///')).absolute()}"
 
@@ -276,6 +282,14 @@ class _Reader:
         )
         table.refuse_unknown()
         return limits
+
+
+def _names_a_database(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and len(parts.path) > 1 and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_port(text: str) -> bool:

@@ -297,7 +297,7 @@ def test_a_url_names_the_engine(tmp_path: Path) -> None:
 
     assert (tmp_path / "ledger.db").exists()
     for url in ("mysql:///x", "ledger.db", "sqlite:///"):
-        with pytest.raises(NotSupported, match="SQLite .* or PostgreSQL"):
+        with pytest.raises(NotSupported, match="or PostgreSQL"):
             open_store(url, ManualClock(), log_bytes=LOG_BYTES)
 
 

@@ -13,7 +13,7 @@ operator_listen = "127.0.0.1:8403"   # metrics and health; keep it on loopback
 # log_level = "info"                 # debug, info, warning, error
 
 [store]
-url = "sqlite:///arkgate.db"
+url = "sqlite:///arkgate.db"         # or "postgresql://user@host/database": for several gateways
 keys_file = "arkgate-keys.json"      # made on the first start; back it up apart from the database
 # log_megabytes = 80                 # disk for SQLite's log; a small one is written back more often
 # answers_kept_hours = 24            # how long a charged answer can be fetched again

@@ -78,10 +78,37 @@ class Funding:
         return await asyncio.shield(task)
 
     async def _prove(self, identifier: Identifier) -> str:
+        """The account, once the node says that the payment is settled or another process credited it.
+
+        Awaited for a moment, because the payer knows it first.
+        """
         node = self._nodes.get(identifier.node)
         if node is None:
             raise NodeUnavailable("The node that issued this invoice is not configured any more.")
-        settlement = await self._settled(node, identifier.payment_hash)
+        payment_hash = identifier.payment_hash
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PROOF_PATIENCE_SECONDS
+        while True:
+            unreachable, settlement = None, None
+            try:
+                settlement = await self._settled(node, payment_hash)
+            except NodeUnavailable as refusal:
+                unreachable = refusal  # but another process may have heard of the payment
+            if settlement is not None:
+                return await self._credited_by_proof(settlement, identifier)
+            account_id = await self._statements.credited(payment_hash, within_seconds=PROOF_PAUSE_SECONDS)
+            if account_id is not None:
+                return account_id
+            if unreachable is not None:
+                raise unreachable
+            if loop.time() >= deadline:
+                raise SettlementPending(
+                    "The preimage is right and the node does not report the payment as settled yet. "
+                    "Do not pay again; repeat this request in a few seconds.",
+                    retry_after_seconds=3,
+                )
+
+    async def _credited_by_proof(self, settlement: Settlement, identifier: Identifier) -> str:
         purpose = Purpose(PurposeKind.CHALLENGE, identifier.account_id)
         funded = await self.credit(settlement, reported_by="proof", purpose=purpose)
         if funded.account_id is None:
@@ -90,29 +117,18 @@ class Funding:
             )
         return funded.account_id
 
-    async def _settled(self, node: PaymentNode, payment_hash: bytes) -> Settlement:
-        """The node's word that the invoice is settled, awaited for a moment: the payer knows it first."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + PROOF_PATIENCE_SECONDS
-        while True:
-            status = await node.look_up(payment_hash)
-            if status is None:
-                support_id = secrets.token_hex(6)
-                log.warning("right preimage for an unknown invoice", support_id=support_id, node=node.name)
-                raise InvalidCredential(
-                    "The preimage is right, but the node does not know this invoice any more. "
-                    f"Ask the operator and give the support id {support_id}.",
-                    fields={"support_id": support_id},
-                )
-            if status.settlement is not None:
-                return status.settlement
-            if loop.time() >= deadline:
-                raise SettlementPending(
-                    "The preimage is right and the node does not report the payment as settled yet. "
-                    "Do not pay again; repeat this request in a few seconds.",
-                    retry_after_seconds=3,
-                )
-            await asyncio.sleep(PROOF_PAUSE_SECONDS)
+    async def _settled(self, node: PaymentNode, payment_hash: bytes) -> Settlement | None:
+        """The node's word that the invoice is settled. Raises InvalidCredential when it knows no such one."""
+        status = await node.look_up(payment_hash)
+        if status is None:
+            support_id = secrets.token_hex(6)
+            log.warning("right preimage for an unknown invoice", support_id=support_id, node=node.name)
+            raise InvalidCredential(
+                "The preimage is right, but the node does not know this invoice any more. "
+                f"Ask the operator and give the support id {support_id}.",
+                fields={"support_id": support_id},
+            )
+        return status.settlement
 
     async def credit(
         self,

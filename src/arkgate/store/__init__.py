@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Protocol
 
 from arkgate.core.errors import NotSupported
-from arkgate.ports import Clock, Ledger, Statements
+from arkgate.ports import Clock, Duties, Ledger, Statements
 from arkgate.store.clock import SystemClock
 from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
 
@@ -31,6 +32,11 @@ class Store(Protocol):
         """The books' own time."""
         ...
 
+    @property
+    def duties(self) -> Duties:
+        """What one of the processes on these books does for all."""
+        ...
+
 
 def open_store(url: str, clock: Clock | None, *, log_bytes: int) -> AbstractAsyncContextManager[Store]:
     """The books at `sqlite:///path` or `postgresql://…`, for writing.
@@ -41,7 +47,9 @@ def open_store(url: str, clock: Clock | None, *, log_bytes: int) -> AbstractAsyn
         from arkgate.store.postgres.opening import open_postgres  # noqa: PLC0415 - a driver that few need
 
         return open_postgres(url, clock)
-    return open_sqlite(_path(url), clock or SystemClock(), log_bytes=log_bytes)
+    path = Path(_path(url))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open_sqlite(path, clock or SystemClock(), log_bytes=log_bytes)
 
 
 @asynccontextmanager

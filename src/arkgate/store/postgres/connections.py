@@ -1,7 +1,7 @@
 """How connections to PostgreSQL are made, which servers are refused, and how its errors become refusals."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -53,6 +53,10 @@ class Connection(Pool, Protocol):
 
     def cursor(self, query: str, *values: object, prefetch: int) -> AsyncIterator[Row]:
         """Rows that are fetched in portions, inside a transaction."""
+        ...
+
+    async def add_listener(self, channel: str, callback: Callable[[object, int, str, str], None]) -> None:
+        """Calls back with each notice of a channel."""
         ...
 
     def is_closed(self) -> bool:

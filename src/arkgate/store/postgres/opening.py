@@ -1,17 +1,20 @@
 """Opens the ledger on PostgreSQL: the server, the tables, the time, what reads and what writes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from arkgate.ports import Clock
 from arkgate.store import revisions
 from arkgate.store.clock import ForwardClock
+from arkgate.store.credits import Credits
 from arkgate.store.postgres import schema
 from arkgate.store.postgres.clock import DatabaseClock
 from arkgate.store.postgres.connections import close, connect, refuse_unfit, refusing, shown
+from arkgate.store.postgres.duties import PostgresDuties
 from arkgate.store.postgres.ledger import PostgresLedger, open_ledger
+from arkgate.store.postgres.news import News
 from arkgate.store.postgres.reads import Reads, open_reads
 from arkgate.store.postgres.statements import PostgresStatements
 
@@ -23,6 +26,7 @@ class PostgresStore:
     ledger: PostgresLedger
     statements: PostgresStatements
     clock: Clock
+    duties: PostgresDuties
 
 
 @asynccontextmanager
@@ -34,8 +38,10 @@ async def open_postgres(url: str, clock: Clock | None = None) -> AsyncIterator[P
     """
     async with open_reads(url) as reads, _time(reads, clock) as forward:
         await _prepare(url, forward.now_ms())
-        async with open_ledger(url, forward) as ledger:
-            yield PostgresStore(ledger, PostgresStatements(reads, forward), forward)
+        credited = Credits()
+        async with open_ledger(url, forward) as ledger, _background(News(url, credited).run()):
+            statements = PostgresStatements(reads, forward, credited)
+            yield PostgresStore(ledger, statements, forward, PostgresDuties(url))
 
 
 @asynccontextmanager
@@ -47,7 +53,7 @@ async def open_postgres_readonly(url: str, clock: Clock | None = None) -> AsyncI
     async with open_reads(url) as reads, reads.snapshot() as snapshot:
         revisions.refuse_behind(await schema.refuse_unknown(snapshot), shown(url))
         async with _time(reads, clock) as forward:
-            yield PostgresStatements(reads, forward)
+            yield PostgresStatements(reads, forward, Credits())
 
 
 async def _prepare(url: str, now_ms: int) -> None:
@@ -68,9 +74,16 @@ async def _time(reads: Reads, clock: Clock | None) -> AsyncIterator[Clock]:
         return
     database = DatabaseClock(reads)
     await database.measure()
-    measuring = asyncio.create_task(database.run(), name="database clock")
-    try:
+    async with _background(database.run()):
         yield ForwardClock(database)
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Runs endless work while the block runs."""
+    task = asyncio.create_task(work)
+    try:
+        yield
     finally:
-        measuring.cancel()
-        await asyncio.wait({measuring})
+        task.cancel()
+        await asyncio.wait({task})

@@ -24,6 +24,7 @@ from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
 from arkgate.ports import Clock
 from arkgate.store.clock import day_of, next_midnight_ms
+from arkgate.store.credits import Credits
 from arkgate.store.postgres import audit, queries
 from arkgate.store.postgres.connections import Row
 from arkgate.store.postgres.reads import Reads
@@ -32,7 +33,8 @@ from arkgate.store.postgres.reads import Reads
 class PostgresStatements:
     """Keeps the promises of `ports.Statements`."""
 
-    def __init__(self, reads: Reads, clock: Clock) -> None:
+    def __init__(self, reads: Reads, clock: Clock, credits_: Credits) -> None:
+        self._credits = credits_
         self._reads = reads
         self._clock = clock
 
@@ -44,6 +46,14 @@ class PostgresStatements:
     async def account_by_payment(self, payment_hash: bytes) -> str | None:
         """The account that a payment hash was credited to."""
         account_id: str | None = await self._reads.value(queries.CREDITED_TO, credit_id(payment_hash))
+        return account_id
+
+    async def credited(self, payment_hash: bytes, *, within_seconds: float) -> str | None:
+        """The account that a payment hash is credited to within that time, by any replica."""
+        account_id = await self.account_by_payment(payment_hash)
+        if account_id is None:
+            await self._credits.wait(payment_hash, within_seconds)
+            account_id = await self.account_by_payment(payment_hash)
         return account_id
 
     async def account(self, account_id: str) -> AccountRecord | None:

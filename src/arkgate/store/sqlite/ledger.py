@@ -8,6 +8,7 @@ from arkgate.core.ledger import (
     Answer,
     Cursor,
     Funded,
+    FundOutcome,
     InvoiceRecord,
     InvoiceState,
     Reservation,
@@ -18,6 +19,7 @@ from arkgate.core.ledger import (
     Swept,
 )
 from arkgate.core.money import Msat
+from arkgate.store.credits import Credits
 from arkgate.store.sqlite import calls, funding, queries
 from arkgate.store.sqlite.writer import Writer
 
@@ -25,7 +27,8 @@ from arkgate.store.sqlite.writer import Writer
 class SqliteLedger:
     """Keeps the promises of `ports.Ledger`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, credits_: Credits) -> None:
+        self._credits = credits_
         self._run = writer.run
         self._check = writer.check
 
@@ -47,7 +50,10 @@ class SqliteLedger:
         self, settlement: Settlement, purpose: Purpose | None, *, cursor: Cursor | None = None
     ) -> Funded:
         """Credits a settled payment once, whoever reports it."""
-        return await self._run(lambda db, now: funding.fund(db, now, settlement, purpose, cursor))
+        funded = await self._run(lambda db, now: funding.fund(db, now, settlement, purpose, cursor))
+        if funded.outcome is FundOutcome.APPLIED:
+            self._credits.heard(settlement.payment_hash)
+        return funded
 
     async def advance(self, node: str, cursor: Cursor) -> None:
         """Saves how far a node's stream was read."""

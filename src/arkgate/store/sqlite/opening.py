@@ -1,14 +1,15 @@
 """Opens the ledger on SQLite: the lock, the tables, the writer and the readers, in that order."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from arkgate.ports import Clock
+from arkgate.ports import Clock, Duties
 from arkgate.store import revisions
 from arkgate.store.clock import ForwardClock
+from arkgate.store.credits import Credits
 from arkgate.store.lock import writing_lock
 from arkgate.store.sqlite import schema
 from arkgate.store.sqlite.connections import LOG_BYTES, connect_reader, connect_writer, extend_log, refusing
@@ -24,7 +25,16 @@ class SqliteStore:
     ledger: SqliteLedger
     statements: SqliteStatements
     clock: Clock
+    duties: Duties
     writer: Writer
+
+
+class SoleProcess:
+    """`ports.Duties` where nobody else has the books open."""
+
+    async def alone(self, duty: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Does the work."""
+        await work()
 
 
 @asynccontextmanager
@@ -43,8 +53,9 @@ async def open_sqlite(
     with writing_lock(database):
         writer = Writer(_connect_and_prepare(database, forward.now_ms(), log_bytes), forward)
         try:
-            with closing(SqliteStatements(database, forward)) as statements:
-                yield SqliteStore(SqliteLedger(writer), statements, forward, writer)
+            credited = Credits()
+            with closing(SqliteStatements(database, forward, credited)) as statements:
+                yield SqliteStore(SqliteLedger(writer, credited), statements, forward, SoleProcess(), writer)
         finally:
             await writer.close()
 

@@ -29,6 +29,7 @@ from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
 from arkgate.ports import Clock
 from arkgate.store.clock import day_of, next_midnight_ms
+from arkgate.store.credits import Credits
 from arkgate.store.sqlite import audit, earlier, queries
 from arkgate.store.sqlite.calls import allowance_of
 from arkgate.store.sqlite.connections import connect_reader, refusing, unavailable
@@ -44,7 +45,8 @@ class SqliteStatements:
     thread, on a connection of its own, from one snapshot.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, credits_: Credits | None = None) -> None:
+        self._credits = credits_
         self._path = path
         self._clock = clock
         with refusing(_UNREADABLE):
@@ -63,6 +65,14 @@ class SqliteStatements:
         """The account that a payment hash was credited to."""
         row = self._one(queries.CREDITED_TO, (credit_id(payment_hash),))
         return None if row is None else str(row[0])
+
+    async def credited(self, payment_hash: bytes, *, within_seconds: float) -> str | None:
+        """The account that a payment hash is credited to within that time."""
+        account_id = await self.account_by_payment(payment_hash)
+        if account_id is None and self._credits is not None:
+            await self._credits.wait(payment_hash, within_seconds)
+            account_id = await self.account_by_payment(payment_hash)
+        return account_id
 
     async def account(self, account_id: str) -> AccountRecord | None:
         """An account with its balance."""
