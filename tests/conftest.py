@@ -4,8 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests import postgres
+
+# The default shows every local variable of a traceback, which takes seconds and prints secrets.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

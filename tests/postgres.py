@@ -28,6 +28,7 @@ from arkgate.store.postgres.schema import upgrade
 SUPERUSER = "postgres"
 START_SECONDS = 30.0
 _databases = itertools.count(1)
+_books: dict[Path, str] = {}
 
 
 @dataclass(slots=True)
@@ -154,6 +155,23 @@ async def _command(statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def books_of(directory: Path) -> str:
+    """The URL of the database that belongs to a directory; made when it is asked for first."""
+    if directory not in _books:
+        await asyncio.to_thread(prepare)
+        _books[directory] = await asyncio.to_thread(_kept)
+    return _books[directory]
+
+
+def _kept() -> str:
+    """A new database that stays until the tests end."""
+    name = f"arkgate_test_{os.getpid()}_{next(_databases)}"
+    template = _template()
+    asyncio.run(_command(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    atexit.register(lambda: asyncio.run(_dropped(name)))
+    return at(name)
 
 
 def prepare() -> None:

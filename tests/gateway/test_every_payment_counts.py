@@ -10,10 +10,8 @@ import httpx
 import pytest
 from tests.stage import MODEL, Credential, Stage, eventually, play, run, staged
 
-from arkgate.app import sqlite_path
 from arkgate.simulator.simulation import Simulation
-from arkgate.store.clock import SystemClock
-from arkgate.store.sqlite.opening import open_sqlite_readonly
+from arkgate.store import read_store
 
 
 async def open_session(stage: Stage, amount_sats: int = 500) -> tuple[dict[str, str], str]:
@@ -44,7 +42,7 @@ async def has(stage: Stage, header: Mapping[str, str], sats: int, *, seconds: fl
 
 async def credited_sats(stage: Stage) -> int:
     """Everything that was ever credited, from the books."""
-    with open_sqlite_readonly(sqlite_path(stage.settings), SystemClock()) as statements:
+    async with read_store(stage.settings.store_url) as statements:
         return (await statements.totals()).credited // 1000
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tests.stage import MODEL, eventually, run, staged
 
-from arkgate.app import sqlite_path
 from arkgate.simulator.simulation import Simulation
 from arkgate.store.keyfile import rotate
 
@@ -16,7 +15,7 @@ def test_a_session_paid_after_the_backup_has_its_balance_and_its_token_again(tmp
         async with Simulation.running(data_dir=tmp_path / "simulator", chat_models=(MODEL,)) as simulation:
             async with staged(tmp_path, simulation=simulation) as stage:
                 before = await stage.fund_token(100)
-                books = sqlite_path(stage.settings)
+                books = stage.database
                 keys = stage.settings.keys_file
             shutil.copy(books, tmp_path / "backup")
             async with staged(tmp_path, simulation=simulation) as stage:
