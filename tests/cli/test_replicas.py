@@ -1,0 +1,129 @@
+"""Several gateways as processes of their own on one PostgreSQL: any of them may die."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from arkgate.core.ledger import Finding
+from arkgate.simulator.simulation import Simulation
+from arkgate.store import read_store
+from tests import postgres
+from tests.cli.program import Running, configured, serving, simulated
+from tests.stage import PROMPT, eventually, run
+
+pytestmark = pytest.mark.usefixtures("postgres_server")
+
+
+class Replica:
+    """One gateway process of several."""
+
+    def __init__(self, process: Running, http: httpx.AsyncClient) -> None:
+        self.process = process
+        self.http = http
+
+    async def session(self, amount_sats: int) -> dict[str, Any]:
+        """`POST /v1/sessions`."""
+        body: dict[str, Any] = (
+            await self.http.post("/v1/sessions", json={"amount_sats": amount_sats})
+        ).json()
+        return body
+
+    async def chat(self, authorization: str | None = None) -> httpx.Response:
+        """`POST /api/ai-chat`."""
+        headers = {"Authorization": authorization} if authorization else {}
+        return await self.http.post("/api/ai-chat", json=PROMPT, headers=headers)
+
+    async def balance(self, token: str) -> int:
+        """What a token has, in sats."""
+        answer = await self.http.get("/v1/balance", headers={"Authorization": f"Bearer {token}"})
+        return int(answer.json()["balance_sats"])
+
+    @property
+    def watches(self) -> bool:
+        """Whether it has taken the duty to follow the node's stream."""
+        return '"duty": "watch gate"' in self.process.errors or '"duty":"watch gate"' in self.process.errors
+
+
+@contextlib.asynccontextmanager
+async def replica(directory: Path, simulation: Simulation, url: str, number: int) -> AsyncIterator[Replica]:
+    """A gateway on the shared books, with the shared keys."""
+    home = directory / f"replica-{number}"
+    home.mkdir()
+    store = f'url = "{url}"\nkeys_file = "{directory / "keys.json"}"'
+    loaded = configured(home, simulation, {"[store]": store})
+    async with (
+        serving(loaded.file) as process,
+        httpx.AsyncClient(base_url=loaded.public_url, timeout=30) as http,
+    ):
+        yield Replica(process, http)
+
+
+async def broken(url: str, simulation: Simulation) -> list[Finding]:
+    """The invariants that fail, the ninth included."""
+    async with read_store(url) as statements:
+        requests = simulation.chat.request_ids
+        findings = [*await statements.verify(), await statements.verify_requests(requests)]
+    return [finding for finding in findings if not finding.holds]
+
+
+def test_what_is_bought_at_one_gateway_is_spent_at_another_also_after_a_kill(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            simulation = await stack.enter_async_context(simulated(tmp_path))
+            url = await stack.enter_async_context(postgres.database())
+            gates = [
+                await stack.enter_async_context(replica(tmp_path, simulation, url, number))
+                for number in range(3)
+            ]
+            first, second, third = gates
+
+            session = await first.session(500)
+            await simulation.pay(session["funding"]["lightning_invoice"])
+            challenge = (await second.chat()).json()
+            paid = await simulation.pay(challenge["invoice"])
+            credential = f"L402 {challenge['macaroon']}:{paid.preimage.hex()}"
+            bought = await asyncio.gather(third.chat(credential), first.chat(credential))
+
+            async def is_funded() -> bool:
+                return await third.balance(session["token"]) == 500
+
+            await eventually(is_funded)
+            assert sorted(answer.status_code for answer in bought)[0] == 200
+            assert (await second.chat(f"Bearer {session['token']}")).status_code == 200
+
+            (watcher,) = [gate for gate in gates if gate.watches]
+            await watcher.process.killed()
+            others = [gate for gate in gates if gate is not watcher]
+            later = await others[0].session(100)
+            await simulation.pay(later["funding"]["lightning_invoice"])
+
+            async def is_taken_over() -> bool:
+                return any(gate.watches for gate in others)
+
+            async def is_funded_too() -> bool:
+                return await others[1].balance(later["token"]) == 100
+
+            await eventually(is_taken_over, 8)
+            await eventually(is_funded_too)
+            assert (await others[0].chat(f"Bearer {later['token']}")).status_code == 200
+            assert await broken(url, simulation) == []
+
+    run(asyncio.wait_for(story(), 100))
+
+
+def test_a_replica_with_other_keys_does_not_start(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            simulation = await stack.enter_async_context(simulated(tmp_path))
+            url = await stack.enter_async_context(postgres.database())
+            await stack.enter_async_context(replica(tmp_path, simulation, url, 1))
+            (tmp_path / "keys.json").unlink()
+            with pytest.raises(AssertionError, match="is missing although"):
+                await stack.enter_async_context(replica(tmp_path, simulation, url, 2))
+
+    run(asyncio.wait_for(story(), 60))
