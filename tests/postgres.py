@@ -68,6 +68,11 @@ class Server:
                 raise RuntimeError("PostgreSQL did not start")
             time.sleep(0.05)
 
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there."""
+        return self.process is not None and self.process.poll() is None
+
     def _answers(self) -> bool:
         ready = [str(self.programs / "pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-q"]
         return subprocess.run(ready, check=False).returncode == 0
@@ -98,12 +103,15 @@ def _programs() -> Path | None:
     return found[-1] if found else None
 
 
-def new_server(**options: str) -> Server:
-    """A server of one's own, started; `options` are settings of PostgreSQL. Skips where there is none."""
+def new_server(*, parent: Path | None = None, **options: str) -> Server:
+    """A server of one's own, started; `options` are settings of PostgreSQL. Skips where there is none.
+
+    Its directory is made in `parent`.
+    """
     programs = _programs()
     if programs is None:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
-    directory = Path(tempfile.mkdtemp(prefix="arkgate-postgres-"))
+    directory = Path(tempfile.mkdtemp(prefix="arkgate-postgres-", dir=parent))
     directory.chmod(0o755)
     if not os.geteuid():
         shutil.chown(directory, SUPERUSER)

@@ -1,0 +1,66 @@
+"""The audit from outside: the clients' journal, the node, the backend's log and the ledger must agree."""
+
+from arkgate.ports import Statements
+from arkgate.store import read_store
+from tests.storm.fleet import PRICE_MSAT, Fleet
+from tests.storm.shoppers import Account, Journal
+
+
+async def differences(fleet: Fleet, journal: Journal) -> list[str]:
+    """One sentence for each thing on which two of the four disagree."""
+    found = list(journal.surprises)
+    found += _node_against_journal(fleet, journal)
+    async with read_store(fleet.store_url) as books:
+        findings = [*await books.verify(), await books.verify_requests(fleet.simulation.chat.request_ids)]
+        found += [finding.sentence for finding in findings if not finding.holds]
+        for account in journal.accounts:
+            found += await _account_against_books(account, books)
+        found += await _totals_against_journal(books, journal, fleet)
+    return [f"{fleet.name}: {sentence}" for sentence in found]
+
+
+def _node_against_journal(fleet: Fleet, journal: Journal) -> list[str]:
+    paid = {hash_: amount for account in journal.accounts for hash_, amount in account.paid.items()}
+    settled = {
+        row.payment_hash.hex(): row.paid_msat
+        for row in fleet.simulation.gate.peer.invoices.values()
+        if row.settled
+    }
+    return [
+        f"payment {hash_}: the payer says {paid.get(hash_)} msat, the node {settled.get(hash_)}"
+        for hash_ in paid.keys() | settled.keys()
+        if paid.get(hash_) != settled.get(hash_)
+    ]
+
+
+async def _account_against_books(account: Account, books: Statements) -> list[str]:
+    owners = {await books.account_by_payment(bytes.fromhex(hash_)) for hash_ in account.paid}
+    if len(owners) != 1 or None in owners:
+        return [f"payments {sorted(account.paid)} of one account were credited to {owners}"]
+    (owner,) = owners
+    assert owner is not None
+    record = await books.account(owner)
+    assert record is not None
+    charged = sum(PRICE_MSAT for purchase in account.purchases if purchase.charged)
+    expected = sum(account.paid.values()) - charged
+    if (record.balance.posted, record.balance.held) == (expected, 0):
+        return []
+    ids = [purchase.request_id for purchase in account.purchases]
+    return [f"account {owner}: its owner counts {expected} msat, the books {record.balance}; calls {ids}"]
+
+
+async def _totals_against_journal(books: Statements, journal: Journal, fleet: Fleet) -> list[str]:
+    totals = await books.totals()
+    paid = sum(sum(account.paid.values()) for account in journal.accounts)
+    calls = sum(bool(one.charged) for account in journal.accounts for one in account.purchases)
+    found = []
+    if totals.credited != paid:
+        found.append(f"{paid} msat were paid and {totals.credited} credited")
+    if totals.charged != calls * PRICE_MSAT:
+        found.append(f"{calls} calls were bought and {totals.charged} msat charged")
+    if totals.open_holds:
+        found.append(f"{totals.open_holds} holds are still open")
+    asked = len(set(fleet.simulation.chat.request_ids))
+    if asked < calls:
+        found.append(f"{calls} calls were answered and the backend saw {asked}")
+    return found
