@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help run test test-node crash check proto lock bench clean
+.PHONY: help run test test-node test-postgres storm crash check proto lock bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo "make check      formatting, lint, types, import rules, generated code"
 	@echo "make test-node  the stories against a real LND; says which variables to set"
 	@echo "make crash      200 kills under load"
+	@echo "make test-postgres  the gateway's and the web's tests with their books in PostgreSQL"
+	@echo "make storm      replicas on PostgreSQL and one process on SQLite while everything breaks: SECONDS=1800 SEED=7"
 	@echo "make bench      speed as ratios to a plain ASGI server, in one run"
 	@echo "make proto      regenerate src/arkgate/_proto; make lock: pin dependencies anew"
 
@@ -38,6 +40,12 @@ test: $(VENV)/.dev
 
 test-node: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m node tests/node $(PYTEST)
+
+test-postgres: $(VENV)/.dev
+	@ARKGATE_TEST_ENGINE=postgres ARKGATE_SKIPS_FAIL= $(BIN)/python -m pytest tests/gateway tests/web $(PYTEST)
+
+storm: $(VENV)/.dev
+	@$(BIN)/python -m tests.storm $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 crash: $(VENV)/.dev
 	@ARKGATE_CRASHES=200 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py $(PYTEST)

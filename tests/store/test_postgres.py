@@ -89,6 +89,15 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     assert shown(url) == "postgresql://gate@127.0.0.1:9/books"
 
 
+def test_a_database_that_does_not_exist_is_named() -> None:
+    async def story() -> None:
+        with pytest.raises(StoreUnavailable, match='database "nowhere" does not exist'):
+            async with open_postgres(postgres.at("nowhere")):
+                pass
+
+    run(story())
+
+
 def test_tables_of_a_later_version_are_refused_unless_it_says_that_older_ones_may_go_on() -> None:
     async def story() -> None:
         async with postgres.database() as url:

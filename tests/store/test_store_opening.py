@@ -24,6 +24,7 @@ from arkgate.core.money import Msat
 from arkgate.store import open_store, revisions
 from arkgate.store.lock import lock_path
 from arkgate.store.sqlite.connections import LOG_BYTES
+from arkgate.store.sqlite.disk import refuse_shared
 from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
 from arkgate.store.sqlite.schema import upgrade
 from arkgate.store.tables import metadata
@@ -315,3 +316,19 @@ def test_the_log_has_its_size_before_the_first_change(tmp_path: Path) -> None:
     assert before >= log_bytes
     assert after == before
     assert database < log_bytes
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    lines = (
+        "/dev/vda / ext4 rw",
+        r"server:/data /srv/my\040data nfs4 rw",
+        r"/dev/vdb /srv/my\040data/local ext4 rw",
+    )
+    mounts.write_text("\n".join(lines))
+
+    refuse_shared(Path("/srv/ledger.db"), mounts)
+    refuse_shared(Path("/srv/my data/local/ledger.db"), mounts)
+    with pytest.raises(StoreUnavailable, match="nfs4") as refused:
+        refuse_shared(Path("/srv/my data/books/ledger.db"), mounts)
+    assert refused.value.reason == "store_unfit"

@@ -81,6 +81,8 @@ LOST = (
     asyncpg.InterfaceError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.PostgresSystemError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
     OSError,
     asyncio.TimeoutError,
 )

@@ -13,6 +13,7 @@ from arkgate.store.credits import Credits
 from arkgate.store.lock import writing_lock
 from arkgate.store.sqlite import schema
 from arkgate.store.sqlite.connections import LOG_BYTES, connect_reader, connect_writer, extend_log, refusing
+from arkgate.store.sqlite.disk import refuse_shared
 from arkgate.store.sqlite.ledger import SqliteLedger
 from arkgate.store.sqlite.statements import SqliteStatements
 from arkgate.store.sqlite.writer import Writer
@@ -50,6 +51,7 @@ async def open_sqlite(
     """
     database = _resolved(path)
     forward = ForwardClock(clock)
+    refuse_shared(database)
     with writing_lock(database):
         writer = Writer(_connect_and_prepare(database, forward.now_ms(), log_bytes), forward)
         try:
