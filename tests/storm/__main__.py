@@ -36,23 +36,24 @@ def main() -> None:
         directory = Path(name)
         directory.chmod(0o755)
         disks = {engine: directory / f"{engine}-disk" for engine in ("sqlite", "postgres")}
-        for disk in disks.values():
-            stack.enter_context(small_disk(disk))
+        mounted = [stack.enter_context(small_disk(disk)) for disk in disks.values()]
+        if not all(mounted):
+            print("storm: no disk is filled, because none can be mounted here")
         server = postgres.new_server(parent=disks["postgres"])
         stack.callback(server.remove)
         print(f"storm: seed {seed}, {arguments.seconds} seconds", flush=True)
-        found = run(_storm(directory, disks, server, seconds=arguments.seconds, seed=seed))
+        weather = Weather([], server, random.Random(seed), fill_disks=all(mounted))
+        found = run(_storm(directory, disks, weather, seconds=arguments.seconds, seed=seed))
     raise SystemExit(1 if found else 0)
 
 
 async def _storm(
-    directory: Path, disks: dict[str, Path], server: postgres.Server, *, seconds: int, seed: int
+    directory: Path, disks: dict[str, Path], weather: Weather, *, seconds: int, seed: int
 ) -> list[str]:
     async with contextlib.AsyncExitStack() as stack:
-        fleets = [
-            await stack.enter_async_context(
-                fleet(directory, "postgres", server.url, REPLICAS, disks["postgres"])
-            ),
+        url = weather.server.url
+        fleets = weather.fleets = [
+            await stack.enter_async_context(fleet(directory, "postgres", url, REPLICAS, disks["postgres"])),
             await stack.enter_async_context(
                 fleet(directory, "sqlite", f"sqlite:///{disks['sqlite']}/ledger.db", 1, disks["sqlite"])
             ),
@@ -60,7 +61,6 @@ async def _storm(
         for one in fleets:
             await _ready(one)
         journals = [Journal() for _ in fleets]
-        weather = Weather(fleets, server, random.Random(seed))
         shoppers = await _shop(fleets, journals, weather, seconds=seconds, seed=seed)
         found = await _settled(fleets, journals, shoppers)
     for sentence in found:

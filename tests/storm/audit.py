@@ -1,6 +1,7 @@
 """The audit from outside: the clients' journal, the node, the backend's log and the ledger must agree."""
 
 from arkgate.ports import Statements
+from arkgate.simulator.chat import logged_request_ids
 from arkgate.store import read_store
 from tests.storm.fleet import PRICE_MSAT, Fleet
 from tests.storm.shoppers import Account, Journal
@@ -9,13 +10,14 @@ from tests.storm.shoppers import Account, Journal
 async def differences(fleet: Fleet, journal: Journal) -> list[str]:
     """One sentence for each thing on which two of the four disagree."""
     found = list(journal.surprises)
+    asked = logged_request_ids(fleet.backend_log)
     found += _node_against_journal(fleet, journal)
     async with read_store(fleet.store_url) as books:
-        findings = [*await books.verify(), await books.verify_requests(fleet.simulation.chat.request_ids)]
+        findings = [*await books.verify(), await books.verify_requests(asked)]
         found += [finding.sentence for finding in findings if not finding.holds]
         for account in journal.accounts:
             found += await _account_against_books(account, books)
-        found += await _totals_against_journal(books, journal, fleet)
+        found += await _totals_against_journal(books, journal, asked)
     return [f"{fleet.name}: {sentence}" for sentence in found]
 
 
@@ -49,7 +51,7 @@ async def _account_against_books(account: Account, books: Statements) -> list[st
     return [f"account {owner}: its owner counts {expected} msat, the books {record.balance}; calls {ids}"]
 
 
-async def _totals_against_journal(books: Statements, journal: Journal, fleet: Fleet) -> list[str]:
+async def _totals_against_journal(books: Statements, journal: Journal, asked: list[str]) -> list[str]:
     totals = await books.totals()
     paid = sum(sum(account.paid.values()) for account in journal.accounts)
     calls = sum(bool(one.charged) for account in journal.accounts for one in account.purchases)
@@ -60,7 +62,6 @@ async def _totals_against_journal(books: Statements, journal: Journal, fleet: Fl
         found.append(f"{calls} calls were bought and {totals.charged} msat charged")
     if totals.open_holds:
         found.append(f"{totals.open_holds} holds are still open")
-    asked = len(set(fleet.simulation.chat.request_ids))
-    if asked < calls:
-        found.append(f"{calls} calls were answered and the backend saw {asked}")
+    if len(set(asked)) < calls:
+        found.append(f"{calls} calls were answered and the backend saw {len(set(asked))}")
     return found

@@ -80,6 +80,8 @@ class Fleet:
     gates: list[Gate]
     disk: Path
     """Where its database lives."""
+    backend_log: Path
+    """What its backend saw."""
 
     def fill_disk(self) -> None:
         """Takes all that is left of the database's disk."""
@@ -93,15 +95,17 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def small_disk(path: Path) -> Iterator[None]:
-    """A file system of its own at that path, small enough to be filled."""
+def small_disk(path: Path) -> Iterator[bool]:
+    """A file system of its own at that path, small enough to be filled; False where none can be mounted."""
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", path], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
+    mounted = subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode == 0
     path.chmod(0o755)
     try:
-        yield
+        yield mounted
     finally:
-        subprocess.run(["umount", "--lazy", path], check=False)
+        if mounted:
+            subprocess.run(["umount", "--lazy", path], check=False)
 
 
 @contextlib.asynccontextmanager
@@ -109,18 +113,19 @@ async def fleet(directory: Path, name: str, store_url: str, number: int, disk: P
     """So many gateways on the books at that URL, started."""
     home = directory / name
     home.mkdir()
+    log = home / "backend-requests.jsonl"
     async with Simulation.running(
         data_dir=home / "simulator",
         durable=False,
         chat_models=("simulated-chat",),
         settle_delay_seconds=0.01,
-        chat_log=home / "backend-requests.jsonl",
+        chat_log=log,
     ) as simulation:
         gates = [_gate(home, store_url, simulation, one) for one in range(number)]
         for gate in gates:
             await gate.start()
         try:
-            yield Fleet(name, store_url, simulation, gates, disk)
+            yield Fleet(name, store_url, simulation, gates, disk, log)
         finally:
             await asyncio.gather(*(gate.stop(signal.SIGTERM) for gate in gates))
 

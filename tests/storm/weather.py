@@ -10,7 +10,7 @@ from arkgate.simulator.habits import NodeState
 from tests.postgres import Server
 from tests.storm.fleet import Fleet, Gate
 
-FAULTS = (None, None, None, "500", "429", "slow 0.2", "slow 2", "reset", "empty")
+FAULTS = (None, None, None, None, None, None, None, "500", "429", "slow 0.2", "slow 2", "reset", "empty")
 CLOCK_STEPS_SECONDS = (-3600, -60, 60, 3600)
 
 
@@ -21,6 +21,7 @@ class Weather:
     fleets: list[Fleet]
     server: Server
     dice: random.Random
+    fill_disks: bool = True
     kills: int = 0
     events: dict[str, int] = field(default_factory=dict)
 
@@ -33,7 +34,7 @@ class Weather:
             (2, self.restart_the_node),
             (2, self.cut_the_node_s_streams),
             (8, self.change_the_backend),
-            (1, self.fill_a_disk),
+            (self.fill_disks, self.fill_a_disk),
             (2, self.step_a_clock),
         ]
         weights, events = zip(*plan, strict=True)
