@@ -189,8 +189,12 @@ class SqliteStatements:
         )
 
     async def verify(self) -> Sequence[Finding]:
-        """Checks the invariants from one snapshot of the live database; repairs nothing."""
-        return await self._apart(lambda db: audit.verify(db, self._clock.now_ms()), with_checks=True)
+        """Checks the invariants on the live database, each from one snapshot; repairs nothing."""
+        return await asyncio.to_thread(self._verify)
+
+    def _verify(self) -> Sequence[Finding]:
+        with refusing(_UNREADABLE), closing(connect_reader(self._path, with_checks=True)) as database:
+            return audit.verify(database, self._clock.now_ms())
 
     async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
         """Checks that every request a backend saw belongs to a committed hold (invariant 9)."""
@@ -203,14 +207,11 @@ class SqliteStatements:
             raise unavailable(_UNREADABLE, exc) from exc
         return row
 
-    async def _apart(self, read: Callable[[sqlite3.Connection], T], *, with_checks: bool = False) -> T:
-        return await asyncio.to_thread(self._read_apart, read, with_checks)
+    async def _apart(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.to_thread(self._read_apart, read)
 
-    def _read_apart(self, read: Callable[[sqlite3.Connection], T], with_checks: bool) -> T:
-        with (
-            refusing(_UNREADABLE),
-            closing(connect_reader(self._path, with_checks=with_checks)) as database,
-        ):
+    def _read_apart(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        with refusing(_UNREADABLE), closing(connect_reader(self._path)) as database:
             database.execute("BEGIN")
             result = read(database)
             database.execute("COMMIT")
