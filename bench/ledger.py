@@ -1,0 +1,154 @@
+"""Measures the ledger alone: reserve and settle in pairs, grouped as the store does it and one by one.
+
+    python -m bench.ledger [--seconds 6] [--database URL]
+
+Without a URL it makes a SQLite ledger in a temporary folder. Everything that is compared takes turns in
+short slices of one run, because the speed of a shared machine drifts.
+"""
+
+import argparse
+import asyncio
+import random
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+import uvloop
+
+from arkgate.core.ledger import Answer, Reservation, Reserved, Resolved
+from arkgate.core.money import Msat
+from arkgate.ports import Clock
+from arkgate.store import Store, open_store, shown
+from arkgate.store.sqlite import calls
+from arkgate.store.sqlite.opening import SqliteStore
+from bench.pairs import Pairs, Verbs, fill, pairs
+
+T = TypeVar("T")
+ACCOUNTS = 1_000
+CLIENTS = (1, 32, 128)
+COMPARED = 32
+"""The number of clients that the targets speak of."""
+ROUNDS = 3
+LOG_BYTES = 80 * 1024 * 1024
+GROUPED, ONE_BY_ONE, HOT = "grouped", "one by one", "grouped, one hot account"
+SQLITE_TARGET, OTHERS_TARGET, HOT_TARGET = 5.0, 2.0, 0.7
+
+
+class OneByOne:
+    """The naive way: a transaction for each verb, by the same statements on the writer's own connection.
+
+    The writer rests meanwhile. There is no thread to hop to, which is more than the naive way would get.
+    """
+
+    def __init__(self, database: sqlite3.Connection, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def reserve(self, reservation: Reservation) -> Reserved:
+        """As `ports.Ledger.reserve`."""
+        return await self._alone(lambda now_ms: calls.reserve(self._database, now_ms, reservation))
+
+    async def settle(self, call_id: str, cost: Msat, answer: Answer | None) -> Resolved:
+        """As `ports.Ledger.settle`."""
+        return await self._alone(lambda now_ms: calls.settle(self._database, now_ms, call_id, cost, answer))
+
+    async def _alone(self, verb: Callable[[int], T]) -> T:
+        self._database.execute("BEGIN IMMEDIATE")
+        result = verb(self._clock.now_ms())
+        self._database.execute("COMMIT")
+        await asyncio.sleep(0)  # the next client's turn
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured line."""
+
+    way: str
+    clients: int
+    pairs: Pairs
+
+
+async def measure(url: str, seconds: float) -> list[Row]:
+    """All lines for one database."""
+    async with open_store(url, None, log_bytes=LOG_BYTES) as store:
+        draw = random.Random(7)
+        accounts = [f"{draw.getrandbits(128):032x}" for _ in range(ACCOUNTS)]
+        await fill(store.ledger, store.clock, accounts)
+        ways = await _ways(store)
+        rows = []
+        for clients in CLIENTS:
+            rows += await _in_turns(store, ways, accounts, clients, seconds)
+        return rows
+
+
+async def _ways(store: Store) -> Mapping[str, Verbs]:
+    """The store's own way, and the naive one where this program knows it for the engine."""
+    ways: dict[str, Verbs] = {GROUPED: store.ledger}
+    if isinstance(store, SqliteStore):
+        ways[ONE_BY_ONE] = OneByOne(await store.writer.run(lambda database, _: database), store.clock)
+    return ways
+
+
+async def _in_turns(
+    store: Store, ways: Mapping[str, Verbs], accounts: Sequence[str], clients: int, seconds: float
+) -> list[Row]:
+    draw = random.Random(clients)
+    loads: dict[str, tuple[Verbs, Callable[[], str]]] = {
+        way: (verbs, lambda: draw.choice(accounts)) for way, verbs in ways.items()
+    }
+    if clients == COMPARED:
+        loads[HOT] = (ways[GROUPED], lambda: accounts[0])
+    sums = {way: Pairs() for way in loads}
+    for _ in range(ROUNDS):
+        for way, (verbs, account) in loads.items():
+            slice_ = await pairs(verbs, store.clock, account, clients=clients, seconds=seconds / ROUNDS)
+            sums[way].add(slice_)
+    return [Row(way, clients, summed) for way, summed in sums.items()]
+
+
+def report(url: str, rows: Sequence[Row]) -> bool:
+    """Prints the table and the targets; answers whether one was missed."""
+    print(f"reserve + settle, {shown(url)}")
+    print(f"{'':28} {'clients':>7} {'pairs/s':>9} {'p50 ms':>8} {'p99 ms':>8}")
+    for row in rows:
+        took = row.pairs
+        print(f"{row.way:28} {row.clients:7} {took.per_second:9.0f} {took.ms(0.5):8.2f} {took.ms(0.99):8.2f}")
+    missed = False
+    for sentence, met in _targets(url, {row.way: row.pairs for row in rows if row.clients == COMPARED}):
+        print(f"{'met   ' if met else 'MISSED'} {sentence}")
+        missed |= not met
+    return missed
+
+
+def _targets(url: str, compared: Mapping[str, Pairs]) -> Iterator[tuple[str, bool]]:
+    sqlite = url.startswith("sqlite")
+    grouped = compared[GROUPED].per_second
+    if ONE_BY_ONE in compared:
+        times = grouped / compared[ONE_BY_ONE].per_second
+        target = SQLITE_TARGET if sqlite else OTHERS_TARGET
+        yield f"{times:.1f} times one by one at {COMPARED} clients (target {target:.0f})", times >= target
+    if not sqlite:
+        share = compared[HOT].per_second / grouped
+        yield f"one hot account: {share:.2f} of the spread load (target {HOT_TARGET})", share >= HOT_TARGET
+
+
+def main() -> None:
+    """Measures and prints. Ends with 1 when a target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.ledger")
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each line of the table")
+    parser.add_argument("--database", help="the URL of an empty database; a temporary SQLite file by default")
+    asked = parser.parse_args()
+    place = nullcontext(None) if asked.database else tempfile.TemporaryDirectory(prefix="arkgate-bench-")
+    with place as directory:
+        url = asked.database or f"sqlite:///{directory}/ledger.db"
+        rows = uvloop.run(measure(url, asked.seconds))  # the loop that the gateway runs on
+        missed = report(url, rows)
+    raise SystemExit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
