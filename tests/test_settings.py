@@ -84,6 +84,7 @@ def test_a_short_configuration_has_the_documented_defaults(tmp_path: Path) -> No
     assert loaded.call_deadline_seconds == 180
     assert loaded.grace_seconds == 130
     assert loaded.answers_kept_seconds == 86_400
+    assert loaded.unpaid_kept_days == 90
     assert loaded.warnings == ()
 
 
@@ -242,6 +243,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "answers that are kept for less than a day": (
         added("[store]", "answers_kept_hours = 1"),
         "[store] answers_kept_hours must be a number between 24 and 8760.",
+    ),
+    "unpaid invoices forgotten while they may still be paid": (
+        added("[store]", "unpaid_kept_days = 29"),
+        "[store] unpaid_kept_days must be a number between 30 and 3650.",
     ),
     "a path that belongs to the gateway": (
         added("[[services]]", 'path = "/v1/chat"'),

@@ -27,6 +27,7 @@ from arkgate.nodes.channel import NodeCredentials
 from arkgate.ports import Backend, Clock, Duties, Ledger, PaymentNode, Statements
 from arkgate.settings import Address, NodeSettings, Settings
 from arkgate.store import Store, open_store, shown
+from arkgate.store.clock import DAY_MS
 from arkgate.store.keyfile import keyring_of_books
 from arkgate.web.admin import Admin
 from arkgate.web.api import Api
@@ -76,7 +77,8 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         parts = _Parts(
             settings, keyring, clock, store.ledger, store.statements, nodes, backend, metrics, calls
         )
-        sweep = Sweep(store.ledger, store.statements, metrics)
+        kept_ms = settings.unpaid_kept_days * DAY_MS
+        sweep = Sweep(store.ledger, store.statements, metrics, unpaid_kept_ms=kept_ms)
         released = await sweep.release_overdue()
         log.info("books opened", database=shown(settings.store_url), released_holds=released)
         funding = parts.funding()

@@ -196,6 +196,16 @@ class Ledger(Protocol):
         """Forgets at most `limit` stored answers that are past their time; answers how many."""
         ...
 
+    async def prune_invoices(self, limit: int, *, grace_ms: int) -> int:
+        """Forgets at most `limit` invoices that ended unpaid, longest ended first; answers how many.
+
+        Only those that were marked EXPIRED or CANCELLED, are not looked up any more, and expired more
+        than `grace_ms` ago; a session goes with its first invoice. Accounts and tokens stay, so that a
+        payment that comes all the same is credited to the same account by its invoice's tag, and the
+        token goes on working. Raises ValueError when `grace_ms` is below `GRACE_MS_MIN`.
+        """
+        ...
+
     async def mark_invoice(self, payment_hash: bytes, state: InvoiceState) -> None:
         """Notes that an invoice ended EXPIRED or CANCELLED and cannot be paid: no look-up follows it.
 
@@ -263,7 +273,7 @@ class Statements(Protocol):
         ...
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        """A session with its first invoice as we know it."""
+        """A session with its first invoice as we know it; None also once it was pruned."""
         ...
 
     async def call(self, account_id: str, request_id: str) -> CallRecord | None:

@@ -91,6 +91,8 @@ class Settings:
     call_deadline_seconds: float
     """How long a hold lives: the backend's total timeout and a margin to settle in."""
     answers_kept_seconds: int
+    unpaid_kept_days: int
+    """How long after its expiry an invoice that nobody paid stays in the books."""
     catalog: Catalog
     challenge: ChallengeTerms
     append_token: bool
@@ -142,6 +144,7 @@ class _Reader:
             "call_deadline_seconds": call_timeout + backend.number("hold_margin_seconds", 60, 5, 3600),
             "backend": self._backend(backend, call_timeout),
             "answers_kept_seconds": int(store.number("answers_kept_hours", 24, 24, 24 * 365) * 3600),
+            "unpaid_kept_days": int(store.number("unpaid_kept_days", 90, 30, 3650)),
             "catalog": self._catalog(),
             "challenge": self._challenge(l402),
             "append_token": l402.flag("append_version_and_token", default=False),

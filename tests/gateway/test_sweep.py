@@ -1,17 +1,35 @@
 """Periodic work: all that is due is done, and a fault leaves nothing running behind it."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.store.books import PRICE, ManualClock, call, charge, in_books, in_sqlite, pay
+from tests.store.books import (
+    ALICE,
+    PRICE,
+    ManualClock,
+    call,
+    charge,
+    hash_of,
+    in_books,
+    in_sqlite,
+    invoice,
+    pay,
+    session,
+    settlement,
+)
 
 from arkgate.backend.chat import BackendSettings, ChatBackend
 from arkgate.core.errors import StoreUnavailable
+from arkgate.core.keys import Keyring, Purpose, PurposeKind, token_digest
+from arkgate.core.ledger import FundOutcome, InvoiceState, ReserveOutcome
+from arkgate.gateway.fund import Funding
 from arkgate.gateway.meter import Calls
 from arkgate.gateway.readiness import ReadinessCheck
-from arkgate.gateway.sweep import BATCH, Sweep
+from arkgate.gateway.sweep import BATCH, UNPAID_KEPT_MS, Sweep
 from arkgate.store import Store
+from arkgate.store.clock import DAY_MS
 from arkgate.store.sqlite.opening import SqliteStore
 from arkgate.web.metrics import Metrics
 
@@ -32,6 +50,41 @@ async def test_every_answer_that_is_past_its_time_is_forgotten_at_once(
 
     assert await sweep_of(store).prune() == many
     assert await sweep_of(store).prune() == 0
+
+
+@in_books
+async def test_every_invoice_that_ended_unpaid_long_ago_is_forgotten(
+    store: Store, clock: ManualClock
+) -> None:
+    many = BATCH + 1
+    await pay(store, PRICE)
+    for number in range(many):
+        await store.ledger.add_invoice(invoice(hash_of(str(number))))
+        await store.ledger.mark_invoice(hash_of(str(number)), InvoiceState.EXPIRED)
+    clock.pass_ms(DAY_MS + UNPAID_KEPT_MS + 1)
+
+    assert await sweep_of(store).prune_invoices() == many
+    assert await sweep_of(store).prune_invoices() == 0
+
+
+@in_books
+async def test_a_payment_after_the_pruning_makes_the_old_token_work(store: Store, clock: ManualClock) -> None:
+    keyring = Keyring({1: bytes(range(32))})
+    payment_hash, token = hash_of("s1"), keyring.token(ALICE, version=1)
+    await store.ledger.open_session(session("s1"), token_digest=token_digest(token), key_version=1)
+    await store.ledger.mark_invoice(payment_hash, InvoiceState.EXPIRED)
+    clock.pass_ms(DAY_MS + UNPAID_KEPT_MS + 1)
+    assert await sweep_of(store).prune_invoices() == 1
+    funding = Funding(store.ledger, store.statements, [], keyring, clock, Metrics())
+    memo = f"Funding of an API token {keyring.tag(Purpose(PurposeKind.SESSION, ALICE), payment_hash)}"
+    payment = replace(settlement(payment_hash), memo=memo)
+
+    outcomes = [(await funding.credit(payment, reported_by="stream")).outcome for _ in range(2)]
+
+    assert outcomes == [FundOutcome.APPLIED, FundOutcome.REPLAYED]
+    assert await store.statements.account_by_token(token_digest(token)) == ALICE
+    bought = await store.ledger.reserve(call(deadline_ms=clock.now_ms() + 60_000))
+    assert bought.outcome is ReserveOutcome.RESERVED
 
 
 async def store_is_ready(store: Store) -> bool:

@@ -288,5 +288,5 @@ async def test_a_fact_is_what_was_noted_last(store: Store, clock: ManualClock) -
     await store.ledger.note("a", NOON + DAY_MS)
     await store.ledger.note("b", NOON + 1)
 
-    assert before == {"opened_at_ms": NOON}
+    assert before == {"opened_at_ms": NOON, "revision_floor": 1}
     assert await store.statements.facts() == {**before, "a": NOON + DAY_MS, "b": NOON + 1}

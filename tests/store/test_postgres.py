@@ -104,13 +104,14 @@ def test_tables_of_a_later_version_are_refused_unless_it_says_that_older_ones_ma
             async with open_postgres(url):
                 pass
             await execute(url, "UPDATE alembic_version SET version_num = '9000'")
+            await execute(url, f"UPDATE meta SET value = 9000 WHERE name = '{revisions.FLOOR_FACT}'")
             for opening in (open_postgres, open_postgres_readonly):
                 with pytest.raises(StoreUnavailable, match="9000") as refused:
                     async with opening(url):
                         pass
                 assert refused.value.reason == "store_schema"
             newest = int(revisions.REVISIONS[-1])
-            await execute(url, f"INSERT INTO meta VALUES ('{revisions.FLOOR_FACT}', {newest})")
+            await execute(url, f"UPDATE meta SET value = {newest} WHERE name = '{revisions.FLOOR_FACT}'")
             async with open_postgres(url) as store:
                 await pay(store, PRICE)
 

@@ -128,7 +128,11 @@ def test_tables_of_an_unknown_revision_are_refused(tmp_path: Path) -> None:
             pass
 
     run(open_once())
-    by_hand(path, "UPDATE alembic_version SET version_num = '0999'")
+    by_hand(
+        path,
+        "UPDATE alembic_version SET version_num = '0999'",
+        "UPDATE meta SET value = 999 WHERE name = 'revision_floor'",
+    )
 
     with pytest.raises(StoreUnavailable, match="revision 0999, which this version") as refused:
         run(open_once())
@@ -332,3 +336,27 @@ def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="nfs4") as refused:
         refuse_shared(Path("/srv/my data/books/ledger.db"), mounts)
     assert refused.value.reason == "store_unfit"
+
+
+def test_books_of_the_first_revision_are_upgraded_and_its_programs_may_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+
+    async def open_once() -> dict[str, int]:
+        async with open_sqlite(path, ManualClock()) as store:
+            return dict(await store.statements.facts())
+
+    run(open_once())
+    by_hand(
+        path,
+        "DROP INDEX invoice_ended",
+        "DROP INDEX session_invoice",
+        "DELETE FROM meta WHERE name = 'revision_floor'",
+        "UPDATE alembic_version SET version_num = '0001'",
+    )
+
+    facts = run(open_once())
+
+    assert facts[revisions.FLOOR_FACT] == 1
+    with sqlite3.connect(path) as database:
+        indexes = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    assert {"invoice_ended", "session_invoice"} <= indexes

@@ -17,6 +17,7 @@ url = "sqlite:///arkgate.db"         # or "postgresql://user@host/database": for
 keys_file = "arkgate-keys.json"      # made on the first start; back it up apart from the database
 # log_megabytes = 80                 # disk for SQLite's log; a small one is written back more often
 # answers_kept_hours = 24            # how long a charged answer can be fetched again
+# unpaid_kept_days = 90              # when a funding request that nobody paid is forgotten
 
 # The LND that makes the invoices. Its stock invoice.macaroon is enough; a narrower one:
 #   lncli bakemacaroon invoices:read invoices:write info:read

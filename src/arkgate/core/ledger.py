@@ -11,6 +11,10 @@ EXPENSE_ACCOUNT = "expense:fees"
 EQUITY_ACCOUNT = "equity:operator"
 
 
+GRACE_MS_MIN = 30 * 86_400_000
+"""How long after its expiry an unpaid invoice is kept at least, in milliseconds."""
+
+
 def node_account(node: str) -> str:
     """The asset account of a node: what its channels hold for us."""
     return f"asset:node:{node}"

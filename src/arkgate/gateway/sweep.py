@@ -13,6 +13,8 @@ SWEEP_SECONDS = 5.0
 PRUNE_SECONDS = 60.0
 PRUNE_PAUSE_SECONDS = 0.02
 """Between two batches, so that calls are not kept waiting: 10 000 answers a second at most."""
+PRUNE_INVOICES_SECONDS = 600.0
+UNPAID_KEPT_MS = 90 * 86_400_000
 VERIFY_SECONDS = 3600.0
 TRY_AGAIN_SECONDS = 3.0
 PROBE_SECONDS = 60.0
@@ -23,10 +25,18 @@ BATCH = 200
 class Sweep:
     """Periodic work on the ledger."""
 
-    def __init__(self, ledger: Ledger, statements: Statements, observer: Observer) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        statements: Statements,
+        observer: Observer,
+        *,
+        unpaid_kept_ms: int = UNPAID_KEPT_MS,
+    ) -> None:
         self._ledger = ledger
         self._statements = statements
         self._observer = observer
+        self._unpaid_kept_ms = unpaid_kept_ms
 
     async def release_overdue(self) -> int:
         """Releases every hold whose deadline has passed; answers how many."""
@@ -41,13 +51,12 @@ class Sweep:
 
     async def prune(self) -> int:
         """Forgets every stored answer that is past its time; answers how many."""
-        forgotten = 0
-        while pruned := await self._ledger.prune_answers(BATCH):
-            forgotten += pruned
-            if pruned < BATCH:
-                break
-            await asyncio.sleep(PRUNE_PAUSE_SECONDS)
-        return forgotten
+        return await _in_batches(lambda: self._ledger.prune_answers(BATCH))
+
+    async def prune_invoices(self) -> int:
+        """Forgets every invoice that ended unpaid long ago; answers how many."""
+        kept_ms = self._unpaid_kept_ms
+        return await _in_batches(lambda: self._ledger.prune_invoices(BATCH, grace_ms=kept_ms))
 
     async def try_again(self) -> None:
         """Finds out whether books that could not be written can be written again."""
@@ -74,7 +83,19 @@ class Sweep:
             parts.create_task(_every(TRY_AGAIN_SECONDS, self.try_again))
             parts.create_task(_every(PROBE_SECONDS, self._ledger.probe))
             parts.create_task(_every(PRUNE_SECONDS, self.prune))
+            parts.create_task(_every(PRUNE_INVOICES_SECONDS, self.prune_invoices))
             parts.create_task(_every(VERIFY_SECONDS, self.verify))
+
+
+async def _in_batches(prune: Callable[[], Awaitable[int]]) -> int:
+    """Prunes until a batch is not full, with a pause after each; answers how many it were."""
+    forgotten = 0
+    while pruned := await prune():
+        forgotten += pruned
+        if pruned < BATCH:
+            break
+        await asyncio.sleep(PRUNE_PAUSE_SECONDS)
+    return forgotten
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:

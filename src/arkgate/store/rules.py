@@ -2,7 +2,7 @@
 
 import re
 
-from arkgate.core.ledger import Answer, InvoiceState, Reservation, Settlement
+from arkgate.core.ledger import GRACE_MS_MIN, Answer, InvoiceState, Reservation, Settlement
 from arkgate.core.money import SATS_MAX, Msat, sats
 
 SWEPT_REASON = "deadline passed"
@@ -43,3 +43,9 @@ def unpaid_end(state: InvoiceState) -> None:
     """An invoice is marked with an end without payment; `fund` notes the other one."""
     if state not in {InvoiceState.EXPIRED, InvoiceState.CANCELLED}:
         raise ValueError(f"an invoice is not marked {state.value}: `add_invoice` and `fund` do that")
+
+
+def grace(grace_ms: int) -> None:
+    """An invoice that ended unpaid stays for a while all the same."""
+    if grace_ms < GRACE_MS_MIN:
+        raise ValueError(f"an invoice is kept for {GRACE_MS_MIN} ms after its expiry, not for {grace_ms}")

@@ -179,7 +179,10 @@ class Answer(SQLModel, table=True):
 
 
 class Invoice(SQLModel, table=True):
-    """A payment hash that was given out, or that paid a challenge; it keeps its account for ever."""
+    """A payment hash that was given out, or that paid a challenge; it keeps its account for ever.
+
+    A row that ended unpaid may be let go: the tag in the invoice's memo names the same account.
+    """
 
     __table_args__ = (
         CheckConstraint("length(payment_hash) = 32", name="invoice_hash"),
@@ -196,6 +199,13 @@ class Invoice(SQLModel, table=True):
             "next_lookup_ms",
             sqlite_where=text("next_lookup_ms IS NOT NULL"),
             postgresql_where=text("next_lookup_ms IS NOT NULL"),
+        ),
+        # What may be let go some day, longest ended first.
+        Index(
+            "invoice_ended",
+            "expires_at_ms",
+            sqlite_where=text("state IN ('expired', 'cancelled')"),
+            postgresql_where=text("state IN ('expired', 'cancelled')"),
         ),
         PLAIN,
     )
@@ -217,9 +227,10 @@ class Invoice(SQLModel, table=True):
 
 
 class Session(SQLModel, table=True):
-    """A funding request: an account and its first invoice."""
+    """A funding request: an account and its first invoice. It goes with that invoice, never before it."""
 
-    __table_args__ = (PLAIN,)
+    # Without its index every invoice that is let go would read all sessions.
+    __table_args__ = (Index("session_invoice", "payment_hash"), PLAIN)
 
     session_id: str = Field(sa_column=Column(TEXT, primary_key=True))
     account_id: str = Field(sa_column=Column(TEXT, ForeignKey("account.account_id"), nullable=False))

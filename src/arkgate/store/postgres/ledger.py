@@ -177,6 +177,11 @@ class PostgresLedger:
         """Forgets stored answers that are past their time."""
         return int(await self._write(queries.PRUNE_ANSWERS, self._clock.now_ms(), limit))
 
+    async def prune_invoices(self, limit: int, *, grace_ms: int) -> int:
+        """Forgets invoices that ended unpaid, with the sessions that waited for them."""
+        rules.grace(grace_ms)
+        return int(await self._write(queries.PRUNE_INVOICES, self._clock.now_ms() - grace_ms, limit))
+
     async def mark_invoice(self, payment_hash: bytes, state: InvoiceState) -> None:
         """Notes that the node reports an invoice EXPIRED or CANCELLED."""
         rules.unpaid_end(state)

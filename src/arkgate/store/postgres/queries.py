@@ -41,6 +41,17 @@ WITH past AS (
 SELECT count(*) FROM forgotten
 """
 
+# A payment that settles one of them meanwhile has its row locked, or finds it gone and writes it anew.
+PRUNE_INVOICES = """
+WITH ended AS (
+  SELECT payment_hash FROM invoice
+  WHERE state IN ('expired', 'cancelled') AND expires_at_ms < $1 AND next_lookup_ms IS NULL
+  ORDER BY expires_at_ms LIMIT $2 FOR UPDATE SKIP LOCKED
+), waiting AS (DELETE FROM session s USING ended e WHERE s.payment_hash = e.payment_hash),
+forgotten AS (DELETE FROM invoice i USING ended e WHERE i.payment_hash = e.payment_hash RETURNING 1)
+SELECT count(*) FROM forgotten
+"""
+
 # -- Reads for admission, pages and APIs ----------------------------------------------------------
 
 REPLAY = "SELECT * FROM replay_v1($1, $2, $3, $4, $5, $6, $7)"

@@ -140,6 +140,15 @@ def mark_invoice(
     database.execute(queries.MARK_INVOICE, (state.value, payment_hash))
 
 
+def prune_invoices(database: sqlite3.Connection, now_ms: int, limit: int, grace_ms: int) -> int:
+    """Forgets invoices that ended unpaid, longest ended first, with the sessions that waited for them."""
+    rules.grace(grace_ms)
+    ended = database.execute(queries.ENDED_INVOICES, (now_ms - grace_ms, limit)).fetchall()
+    database.executemany(queries.FORGET_SESSION, ended)
+    database.executemany(queries.FORGET_INVOICE, ended)
+    return len(ended)
+
+
 def mark_looked_up(
     database: sqlite3.Connection, _now_ms: int, payment_hash: bytes, next_lookup_ms: int | None
 ) -> None:

@@ -79,6 +79,10 @@ class SqliteLedger:
         """Forgets stored answers that are past their time."""
         return await self._run(lambda db, now: calls.prune_answers(db, now, limit))
 
+    async def prune_invoices(self, limit: int, *, grace_ms: int) -> int:
+        """Forgets invoices that ended unpaid, with the sessions that waited for them."""
+        return await self._run(lambda db, now: funding.prune_invoices(db, now, limit, grace_ms))
+
     async def mark_invoice(self, payment_hash: bytes, state: InvoiceState) -> None:
         """Notes that the node reports an invoice EXPIRED or CANCELLED."""
         await self._run(lambda db, now: funding.mark_invoice(db, now, payment_hash, state))

@@ -180,6 +180,17 @@ MARK_LOOKED_UP = """
 UPDATE invoice SET next_lookup_ms = ? WHERE payment_hash = ? AND state IN ('open', 'expired')
 """
 
+# Only what the node said cannot be paid any more, and what is not looked up any more.
+ENDED_INVOICES = """
+SELECT payment_hash FROM invoice
+WHERE state IN ('expired', 'cancelled') AND expires_at_ms < ? AND next_lookup_ms IS NULL
+ORDER BY expires_at_ms LIMIT ?
+"""
+
+FORGET_SESSION = "DELETE FROM session WHERE payment_hash = ?"
+
+FORGET_INVOICE = "DELETE FROM invoice WHERE payment_hash = ? AND state IN ('expired', 'cancelled')"
+
 ADD_SESSION = """
 INSERT INTO session (session_id, account_id, payment_hash) VALUES (?, ?, ?)
 ON CONFLICT (session_id) DO NOTHING
