@@ -257,11 +257,9 @@ WITH line (at_ms, rank, id, kind, amount, reference, detail) AS (
   SELECT at_ms, 0, transfer_id, 'credit', amount_msat, substr(transfer_id, 8), detail
   FROM transfer WHERE credit_account_id = :account AND kind = 'credit'
   UNION ALL
-  SELECT resolved_at_ms, 1, call_id, 'charge', -cost_msat, request_id, service
-  FROM hold WHERE account_id = :account AND state = 'settled'
-  UNION ALL
-  SELECT resolved_at_ms, 1, call_id, 'refund', 0, request_id, reason
-  FROM hold WHERE account_id = :account AND state = 'released'
+  SELECT resolved_at_ms, 1, call_id, CASE state WHEN 'settled' THEN 'charge' ELSE 'refund' END, -cost_msat,
+    request_id, CASE state WHEN 'settled' THEN service ELSE reason END
+  FROM hold WHERE account_id = :account AND state <> 'open'
 )
 SELECT at_ms, kind, amount,
   sum(amount) OVER (ORDER BY at_ms, rank, id ROWS UNBOUNDED PRECEDING), reference, detail
