@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help run test test-node test-postgres storm crash check proto lock bench clean
+.PHONY: help run test test-node test-postgres storm crash check proto lock bench bench-ledger clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,7 +15,8 @@ help:
 	@echo "make crash      200 kills under load"
 	@echo "make test-postgres  the gateway's and the web's tests with their books in PostgreSQL"
 	@echo "make storm      replicas on PostgreSQL and one process on SQLite while everything breaks: SECONDS=1800 SEED=7"
-	@echo "make bench      speed as ratios to a plain ASGI server, in one run"
+	@echo "make bench      speed as ratios to a plain ASGI server, in one run; then the ledger alone"
+	@echo "make bench-ledger  the ledger alone: BENCH='--database URL' for another one than SQLite"
 	@echo "make proto      regenerate src/arkgate/_proto; make lock: pin dependencies anew"
 
 $(VENV)/.runtime: requirements/runtime.lock requirements/build.lock pyproject.toml
@@ -61,7 +62,10 @@ proto: $(VENV)/.dev
 	@tests/generate_proto.sh src/arkgate
 
 bench: $(VENV)/.dev
-	@$(BIN)/python -m bench $(BENCH)
+	@$(BIN)/python -m bench $(BENCH); missed=$$?; $(BIN)/python -m bench.ledger && exit $$missed
+
+bench-ledger: $(VENV)/.dev
+	@$(BIN)/python -m bench.ledger $(BENCH)
 
 lock: $(VENV)/.dev
 	@$(BIN)/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev -o requirements/dev.lock pyproject.toml
