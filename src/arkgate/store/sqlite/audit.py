@@ -13,8 +13,11 @@ from arkgate.core.ledger import Finding
 from arkgate.store import audit
 
 _CHUNK = 500
-_PAUSE_SECONDS_MAX = 1.0
-_PAUSE_SHARE = 0.1
+_LONG_SECONDS = 0.5
+_CHECKPOINTS_MAX = 20
+_FRAMES_LEFT = 256
+"""What a busy writer adds while the rest is written back; it writes that back itself."""
+_PAUSE_SECONDS = 0.1
 _CACHE = "PRAGMA cache_size = -65536"
 
 _TABLES = ("account", "transfer", "hold", "allowance", "answer", "invoice", "session", "cursor", "meta")
@@ -58,11 +61,25 @@ def verify(database: sqlite3.Connection, now_ms: int) -> Sequence[Finding]:
 
 
 def _ids_apart(database: sqlite3.Connection, statement: str) -> list[str]:
-    """What a statement finds in a snapshot of its own; after a long one the writer has time for its log."""
+    """What a statement finds in a snapshot of its own; after a long one the log may begin anew."""
     started = time.monotonic()
     ids = [str(row[0]) for row in database.execute(statement)]
-    time.sleep(min(_PAUSE_SECONDS_MAX, _PAUSE_SHARE * (time.monotonic() - started)))
+    if time.monotonic() - started > _LONG_SECONDS:
+        _write_log_back(database)
     return ids
+
+
+def _write_log_back(database: sqlite3.Connection) -> None:
+    """Does for the writer what it could not while the snapshot was open, and gives it time for a commit.
+
+    A passive checkpoint makes nobody wait. Only when all of the log is written back and nobody reads
+    does the next commit begin it anew; a longer log would also make every page dearer to find.
+    """
+    for _ in range(_CHECKPOINTS_MAX):
+        busy, logged, written_back = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        time.sleep(_PAUSE_SECONDS)
+        if not busy and logged - written_back <= _FRAMES_LEFT:
+            return
 
 
 def _overdue(database: sqlite3.Connection, now_ms: int) -> Finding:
