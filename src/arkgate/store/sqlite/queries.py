@@ -270,9 +270,11 @@ CURSOR = "SELECT add_index, settle_index FROM cursor WHERE node = ?"
 
 # What was charged is what was credited and is not there any more: a sum over every charge ever made
 # would read the whole ledger for each scrape. `verify` checks that both say the same.
+# Credits lie together by their ids; the index of credits would look each of them up.
 TOTALS = """
 SELECT coalesce(sum(posted_msat), 0), coalesce(sum(held_msat), 0),
-  (SELECT coalesce(sum(amount_msat), 0) FROM transfer WHERE kind = 'credit'),
+  (SELECT coalesce(sum(amount_msat), 0) FROM transfer
+    WHERE transfer_id >= 'credit:' AND transfer_id < 'credit;'),
   (SELECT count(*) FROM hold WHERE state = 'open')
 FROM account WHERE kind = 'customer'
 """
