@@ -2,8 +2,9 @@
 
     python -m bench.ledger [--seconds 6] [--database URL]
 
-Without a URL it makes a SQLite ledger in a temporary folder. Everything that is compared takes turns in
-short slices of one run, because the speed of a shared machine drifts.
+Without a URL it makes a SQLite ledger in a temporary folder, then one in a PostgreSQL of its own.
+Everything that is compared takes turns in short slices of one run, because the speed of a shared
+machine drifts.
 """
 
 import argparse
@@ -12,18 +13,20 @@ import random
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import uvloop
+from tests.postgres import new_server
 
 from arkgate.core.ledger import Answer, Reservation, Reserved, Resolved
 from arkgate.core.money import Msat
 from arkgate.ports import Clock
 from arkgate.store import Store, open_store, shown
 from arkgate.store.credits import Credits
+from arkgate.store.postgres.ledger import open_ledger
 from arkgate.store.sqlite import calls
 from arkgate.store.sqlite.connections import connect_writer
 from arkgate.store.sqlite.ledger import SqliteLedger
@@ -96,10 +99,12 @@ async def measure(url: str, seconds: float) -> list[Row]:
 async def _ways(url: str, store: Store) -> AsyncIterator[Mapping[str, Verbs]]:
     """The store's own way, and the naive ones where this program knows them for the engine.
 
-    One by one is the same writer with batches of one verb, so that nothing but the grouping differs.
+    One by one is the same writer with batches of one verb, so that nothing but the grouping differs; on
+    PostgreSQL it has a connection for each of 32 clients.
     """
     if not isinstance(store, SqliteStore):
-        yield {GROUPED: store.ledger}
+        async with open_ledger(url, store.clock, lanes=COMPARED, batch_max=1) as apart:
+            yield {GROUPED: store.ledger, ONE_BY_ONE: apart}
         return
     alone = Writer(connect_writer(Path(shown(url)), log_bytes=LOG_BYTES), store.clock, batch_max=1)
     try:
@@ -160,14 +165,23 @@ def main() -> None:
     """Measures and prints. Ends with 1 when a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.ledger")
     parser.add_argument("--seconds", type=float, default=6.0, help="for each line of the table")
-    parser.add_argument("--database", help="the URL of an empty database; a temporary SQLite file by default")
+    parser.add_argument("--database", help="the URL of an empty database, in place of both engines")
     asked = parser.parse_args()
-    place = nullcontext(None) if asked.database else tempfile.TemporaryDirectory(prefix="arkgate-bench-")
-    with place as directory:
-        url = asked.database or f"sqlite:///{directory}/ledger.db"
-        rows = uvloop.run(measure(url, asked.seconds))  # the loop that the gateway runs on
-        missed = report(url, rows)
+    with ExitStack() as stack:
+        missed = False
+        for url in [asked.database] if asked.database else _databases(stack):
+            rows = uvloop.run(measure(url, asked.seconds))  # the loop that the gateway runs on
+            missed |= report(url, rows)
     raise SystemExit(1 if missed else 0)
+
+
+def _databases(stack: ExitStack) -> Iterator[str]:
+    """An empty database of each engine, gone afterwards."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="arkgate-bench-"))
+    yield f"sqlite:///{directory}/ledger.db"
+    server = new_server()
+    stack.callback(server.remove)
+    yield server.url
 
 
 if __name__ == "__main__":

@@ -69,8 +69,9 @@ class MoneyCall:
 class Lane:
     """One connection that writes, and the calls that wait for it."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, *, batch_max: int = BATCH_MAX) -> None:
         self._url = url
+        self._batch_max = batch_max
         self._clock = clock
         self._waiting: deque[MoneyCall] = deque()
         self._arrived = asyncio.Event()
@@ -133,7 +134,7 @@ class Lane:
     def _take(self) -> list[MoneyCall]:
         batch: list[MoneyCall] = []
         size = 0
-        while self._waiting and len(batch) < BATCH_MAX and size <= BATCH_BYTES_MAX:
+        while self._waiting and len(batch) < self._batch_max and size <= BATCH_BYTES_MAX:
             batch.append(self._waiting.popleft())
             size += batch[-1].bytes_
         return batch

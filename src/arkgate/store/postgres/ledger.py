@@ -33,7 +33,7 @@ from arkgate.store import rules
 from arkgate.store.clock import next_midnight_ms
 from arkgate.store.postgres import queries
 from arkgate.store.postgres.connections import CROSSED, Pool, Row, open_pool, refusing, unavailable
-from arkgate.store.postgres.lanes import LANES, Lane
+from arkgate.store.postgres.lanes import BATCH_MAX, LANES, Lane
 
 UNWRITTEN = "The ledger cannot be written now"
 WRITERS_MAX = 4
@@ -265,11 +265,13 @@ def _balance(row: Mapping[str, Any]) -> Balance:
 
 
 @asynccontextmanager
-async def open_ledger(url: str, clock: Clock) -> AsyncIterator[PostgresLedger]:
+async def open_ledger(
+    url: str, clock: Clock, *, lanes: int = LANES, batch_max: int = BATCH_MAX
+) -> AsyncIterator[PostgresLedger]:
     """The lanes and the connections for everything else that writes; what waits is done before the end."""
     async with open_pool(url, size=WRITERS_MAX) as pool:
-        lanes = [Lane(url, clock) for _ in range(LANES)]
+        opened = [Lane(url, clock, batch_max=batch_max) for _ in range(lanes)]
         try:
-            yield PostgresLedger(lanes, pool, clock)
+            yield PostgresLedger(opened, pool, clock)
         finally:
-            await asyncio.gather(*(lane.close() for lane in lanes))
+            await asyncio.gather(*(lane.close() for lane in opened))
