@@ -66,6 +66,10 @@ class Sweep:
             await self._ledger.probe()
             log.info("the ledger can be written again")
 
+    async def probe(self) -> None:
+        """Finds out whether the books can be written, also where nobody buys."""
+        await self._ledger.probe()
+
     async def verify(self) -> bool:
         """Checks the invariants and raises an alarm for each that fails; repairs nothing."""
         failed = [finding for finding in await self._statements.verify() if not finding.holds]
@@ -81,7 +85,7 @@ class Sweep:
         async with asyncio.TaskGroup() as parts:
             parts.create_task(_every(SWEEP_SECONDS, self.release_overdue))
             parts.create_task(_every(TRY_AGAIN_SECONDS, self.try_again))
-            parts.create_task(_every(PROBE_SECONDS, self._ledger.probe))
+            parts.create_task(_every(PROBE_SECONDS, self.probe))
             parts.create_task(_every(PRUNE_SECONDS, self.prune))
             parts.create_task(_every(PRUNE_INVOICES_SECONDS, self.prune_invoices))
             parts.create_task(_every(VERIFY_SECONDS, self.verify))

@@ -1,0 +1,1 @@
+"""Kills at every point between two durable steps, found in the code."""
