@@ -167,11 +167,12 @@ async def staged(
     simulation: Simulation | None = None,
     limits: ProtocolLimits | None = None,
     before: Callable[[Simulation], Awaitable[None]] | None = None,
+    around: Callable[[Any], Any] | None = None,
 ) -> AsyncIterator[Stage]:
     """Runs a gateway in `directory`; a second one there goes on with the first one's books.
 
     `simulation` lets it outlive the gateway; `before` runs when the simulation is up and the gateway
-    is not.
+    is not; `around` is put around the public application.
     """
     async with contextlib.AsyncExitStack() as stack:
         if simulation is None:
@@ -197,9 +198,10 @@ async def staged(
         stop = asyncio.Event()
         running = await stack.enter_async_context(app.running(loaded))
         protocol = protocol_with(limits or ProtocolLimits())
+        outermost = around(running.public) if around else running.public
         serving = asyncio.create_task(
             serve(
-                [Listener(running.public, public, protocol), Listener(running.operator, operator)],
+                [Listener(outermost, public, protocol), Listener(running.operator, operator)],
                 stop=stop,
                 grace_seconds=5,
             )
