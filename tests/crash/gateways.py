@@ -50,7 +50,7 @@ class Engine:
     url: Callable[[Path, str], str]
     """The URL of fresh books, by the test's folder and a word for them."""
     unwritable: Callable[[str], AbstractContextManager[None]]
-    """Nothing can be written to the books at that URL while the block lasts."""
+    """Nothing can be written to the books at that URL while the block lasts: changes wait, then fail."""
 
 
 @dataclass(slots=True)
@@ -108,6 +108,11 @@ class Gateway:
         """A kill at no point in particular."""
         await self.stop()
         self.start()
+
+    def ask_to_end(self) -> None:
+        """Begins an orderly end, in which only the blow may meet it."""
+        assert self._process is not None
+        self._process.terminate()
 
     def change_books(self) -> None:
         """Lets it start with empty books and the same keys, as after a loss without a backup."""

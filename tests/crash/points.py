@@ -18,7 +18,7 @@ ROOMS = ("gateway", "web", "cli", "app.py")
 """Where ports are used. Adapters keep what they promise; how is the business of their own steps below."""
 READS = frozenset({"close", "health", "look_up", "watch"})
 """Methods of the ports that change nothing. One that is not listed here is taken for a change."""
-NOT_PORTS = frozenset({"meter"})
+NOT_PORTS = frozenset({"meter", "self"})
 """What has methods of the same names as a port and is none: it asks the port in turn."""
 FILE_STEPS = frozenset(
     {"flush", "fsync", "link", "mkdir", "open", "rename", "replace", "unlink", "write", "write_text"}

@@ -128,6 +128,17 @@ async def the_backend_fails(client: Client) -> None:
     await client.has(header, PRICE_SATS)
 
 
+async def a_call_is_given_up(client: Client) -> None:
+    header = keyed(await client.fund_token())
+    with client.gateway.engine.unwritable(client.gateway.loaded.store_url):
+        call = asyncio.create_task(client.buy(header))
+        await asyncio.sleep(0.3)  # it waits for its hold
+        client.arm()
+        client.gateway.ask_to_end()
+        await asyncio.sleep(HOLD_SECONDS + 1.5)  # so long it waits for open calls
+    await call
+
+
 async def a_hold_was_left_behind(client: Client) -> None:
     header = keyed(await client.fund_token())
     client.simulation.chat.faults.once.append("slow 1")
@@ -304,9 +315,12 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
         Scenario(it_starts_for_the_first_time, pauses=QUICK_START, at_start=True)
     ],
     "gateway.meter.Meter.release:ledger.release": [Scenario(the_backend_fails)],
+    "gateway.meter.Meter.reserve:ledger.reserve": [*TOKEN, *PROOF],
+    "gateway.meter.Meter.reserve:ledger.reserve#2": [
+        Scenario(a_call_is_given_up, settings={"grace_seconds": 0.1})
+    ],
     "gateway.meter.Meter.settle:ledger.settle": [*TOKEN, *PROOF],
     "gateway.serve.Gateway._buy:backend.chat": [*TOKEN, *PROOF],
-    "gateway.serve.Gateway._buy:ledger.reserve": [*TOKEN, *PROOF],
     "gateway.sessions.Sessions.open:ledger.open_session": [Scenario(a_session_is_paid)],
     "gateway.sessions.Sessions.token:ledger.set_token": [Scenario(a_credential_becomes_a_token)],
     "gateway.sessions.Sessions.top_up:ledger.add_invoice": [Scenario(a_token_is_topped_up)],

@@ -120,8 +120,10 @@ class Left:
     status: int | None
 
 
-async def cancelled_at(application: ASGIApp, asked: Asked, number: int) -> Left:
-    """Asks, and cancels the request while it waits for the n-th time."""
+async def cancelled_at(
+    application: ASGIApp, asked: Asked, number: int, *, cancel: Callable[[], None] | None = None
+) -> Left:
+    """Asks, and cancels the request, or something else, while it waits for the n-th time."""
     statuses: list[int] = []
 
     async def receive() -> Message:
@@ -136,7 +138,7 @@ async def cancelled_at(application: ASGIApp, asked: Asked, number: int) -> Left:
     def leave() -> None:
         task.cancel()
 
-    watch = Watch(number, leave)
+    watch = Watch(number, cancel or leave)
     token = _watch.set(watch)
     call = application(asked.scope(), receive, send)
     assert asyncio.iscoroutine(call)
@@ -163,6 +165,9 @@ class Watched:
         else:
             assert asyncio.iscoroutine(call)
             _watch.set(watch)
+            task = asyncio.current_task()
+            assert task is not None
+            watch.tasks.append(task)
             await _counted(call, watch)
 
 

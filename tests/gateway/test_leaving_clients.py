@@ -1,4 +1,7 @@
-"""A client that leaves at whatever await leaves no open hold, no double charge and no leaked connection."""
+"""A client that leaves at whatever await leaves no open hold, no double charge and no leaked connection.
+
+Nor does a call that a shutdown gives up at whatever await.
+"""
 
 import asyncio
 import contextlib
@@ -105,12 +108,20 @@ async def scene(directory: Path, way: str) -> AsyncIterator[Scene]:
             async def hang_up(asked: Asked, number: int) -> Left:
                 return await hung_up_at(watched[0], stage.settings.listen.port, asked, number)
 
-            leave = cancel if way == "cancelled" else hang_up
+            async def give_up(asked: Asked, number: int) -> Left:
+                def end() -> None:
+                    for call in stage.app.calls._tasks:
+                        call.cancel()
+
+                return await cancelled_at(stage.app.public, asked, number, cancel=end)
+
+            ways = {"cancelled": cancel, "hung up": hang_up, "given up": give_up}
+            leave = ways[way]
             yield Scene(stage, leave)
         assert await stage.verify() == []
 
 
-@pytest.fixture(params=["cancelled", "hung up"])
+@pytest.fixture(params=["cancelled", "hung up", "given up"])
 def play(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Story], None]:

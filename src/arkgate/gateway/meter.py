@@ -11,6 +11,8 @@ from arkgate.core.ledger import (
     Answer,
     ReleaseOutcome,
     Reservation,
+    Reserved,
+    ReserveOutcome,
     Resolved,
     SettleOutcome,
 )
@@ -60,7 +62,7 @@ class Calls:
 
 
 class Meter:
-    """Resolves the hold of one call."""
+    """Takes and resolves the hold of one call."""
 
     def __init__(self, reservation: Reservation, ledger: Ledger, clock: Clock, observer: Observer) -> None:
         self.reservation = reservation
@@ -68,6 +70,20 @@ class Meter:
         self._clock = clock
         self._observer = observer
         self._started = asyncio.get_running_loop().time()
+
+    async def reserve(self) -> Reserved:
+        """Takes the hold, or says why not. A call that is given up meanwhile leaves none.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            return await self._ledger.reserve(self.reservation)
+        except asyncio.CancelledError:
+            # That did not undo the verb; the same one again says what has happened.
+            taken = await self._ledger.reserve(self.reservation)
+            if taken.outcome in (ReserveOutcome.RESERVED, ReserveOutcome.REPLAYED):
+                await self.release("given up")
+            raise
 
     async def settle(self, answer: Answer) -> Resolved:
         """Charges the call and stores its answer; durable when this returns.

@@ -221,10 +221,10 @@ class Gateway:
 
     async def _buy(self, reservation: Reservation, messages: Sequence[ChatMessage]) -> Reply | Reserved:
         """Reserves, forwards, and resolves the hold whatever happens; without a hold, says why."""
-        reserved = await self._ledger.reserve(reservation)
+        meter = Meter(reservation, self._ledger, self._clock, self._observer)
+        reserved = await meter.reserve()
         if reserved.outcome is not ReserveOutcome.RESERVED:
             return reserved
-        meter = Meter(reservation, self._ledger, self._clock, self._observer)
         try:
             completion = await self._backend.chat(messages, call_id=reservation.call_id)
             data = render_data(completion, self._terms.model_label)
