@@ -5,8 +5,8 @@ import contextlib
 import multiprocessing
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -47,9 +47,9 @@ class Engine:
     """A database that the gateway keeps its books in."""
 
     name: str
-    url: Callable[[Path, str], str]
+    url: Callable[[Path, str], Awaitable[str]]
     """The URL of fresh books, by the test's folder and a word for them."""
-    unwritable: Callable[[str], AbstractContextManager[None]]
+    unwritable: Callable[[str], AbstractAsyncContextManager[None]]
     """Nothing can be written to the books at that URL while the block lasts: changes wait, then fail."""
 
 
@@ -114,9 +114,9 @@ class Gateway:
         assert self._process is not None
         self._process.terminate()
 
-    def change_books(self) -> None:
+    async def change_books(self) -> None:
         """Lets it start with empty books and the same keys, as after a loss without a backup."""
-        configure(self.directory, self.simulation, self.engine, "later")
+        await configure(self.directory, self.simulation, self.engine, "later")
 
     async def rotate_keys(self) -> None:
         """`arkgate keys rotate`, and once more when the blow met it."""
@@ -278,12 +278,12 @@ def keyed(header: Mapping[str, str]) -> dict[str, str]:
     return {**header, "Idempotency-Key": secrets.token_hex(8)}
 
 
-def configure(directory: Path, simulation: Simulation, engine: Engine, books: str = "ledger") -> Path:
+async def configure(directory: Path, simulation: Simulation, engine: Engine, books: str = "ledger") -> Path:
     """Writes the configuration of a gateway on two free ports, or changes the books of one."""
     path = directory / "arkgate.toml"
     base = load_settings(path).listen.port if path.exists() else free_port_base()
     extra = {
-        "[store]": f'url = "{engine.url(directory, books)}"',
+        "[store]": f'url = "{await engine.url(directory, books)}"',
         "[backend]": f"total_timeout_seconds = {BACKEND_SECONDS}\nhold_margin_seconds = 5",
         "[[services]]": "calls_per_day = 0",
     }

@@ -154,6 +154,18 @@ def _sqlite_step(_: _Reader, call: ast.Call, awaited: bool) -> str | None:
     return None
 
 
+def _postgres_step(_: _Reader, call: ast.Call, awaited: bool) -> str | None:
+    """The statements that change the books, each a transaction of its own, and the answer to who asked."""
+    if isinstance(call.func, ast.Name):
+        return "pool.change" if call.func.id == "_again_if_crossed" else None
+    if not isinstance(call.func, ast.Attribute):
+        return None
+    whom, verb = _last_name(call.func.value), call.func.attr
+    if (whom, verb) == ("connection", "fetch"):
+        return "connection.fetch"
+    return "call.answer" if verb == "answer" else None
+
+
 def _last_name(node: ast.expr) -> str:
     """`ledger` of `self._ledger` and of `store.ledger`; nothing for what has no name."""
     if isinstance(node, ast.Attribute):
@@ -175,6 +187,12 @@ def sqlite_steps() -> Sequence[Step]:
     """What SQLite's transactions go through. Reading ones change nothing and are left out."""
     files = [file for file in _modules(PACKAGE / "store" / "sqlite") if file.stem != "statements"]
     return [step for file in files for step in _steps(file, _sqlite_step)]
+
+
+def postgres_steps() -> Sequence[Step]:
+    """What PostgreSQL's writing statements go through."""
+    room = PACKAGE / "store" / "postgres"
+    return [step for name in ("lanes.py", "ledger.py") for step in _steps(room / name, _postgres_step)]
 
 
 def steps_in(file: Path) -> Sequence[Step]:

@@ -130,7 +130,7 @@ async def the_backend_fails(client: Client) -> None:
 
 async def a_call_is_given_up(client: Client) -> None:
     header = keyed(await client.fund_token())
-    with client.gateway.engine.unwritable(client.gateway.loaded.store_url):
+    async with client.gateway.engine.unwritable(client.gateway.loaded.store_url):
         call = asyncio.create_task(client.buy(header))
         await asyncio.sleep(0.3)  # it waits for its hold
         client.arm()
@@ -206,7 +206,7 @@ async def an_invoice_waits(client: Client) -> None:
 async def its_books_are_older_than_a_session(client: Client) -> None:
     session = await client.open_session()
     await client.gateway.stop()
-    client.gateway.change_books()
+    await client.gateway.change_books()
     client.arm()
     client.gateway.start()
     await client.pay(session.invoice)
@@ -223,7 +223,7 @@ async def it_runs(client: Client) -> None:
 
 async def its_books_cannot_be_written(client: Client) -> None:
     header = await client.fund_token()
-    with client.gateway.engine.unwritable(client.gateway.loaded.store_url):
+    async with client.gateway.engine.unwritable(client.gateway.loaded.store_url):
         client.arm()
         with contextlib.suppress(*CONNECTION_LOST):
             answer = await client.http.post("/v1/sessions", json={"amount_sats": 1})
@@ -376,4 +376,13 @@ SQLITE: Mapping[str, Sequence[Scenario]] = {
         Scenario(a_payment_is_beyond_belief),
     ],
     "store.sqlite.writer.Writer._wake:loop.call_soon_threadsafe": CHANGES,
+}
+
+POSTGRES: Mapping[str, Sequence[Scenario]] = {
+    "store.postgres.lanes.Lane._send:connection.fetch": [Scenario(a_token_pays), Scenario(a_token_pays, 2)],
+    "store.postgres.lanes.Lane._send:call.answer": [Scenario(a_token_pays), Scenario(a_token_pays, 2)],
+    "store.postgres.ledger.PostgresLedger._try:pool.change": [
+        Scenario(a_payer_never_comes_back),
+        Scenario(a_session_is_paid),
+    ],
 }

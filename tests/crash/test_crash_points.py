@@ -7,14 +7,16 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
 from arkgate.store import read_store
+from tests import postgres
 from tests.crash import points, scenarios
 from tests.crash.child import Blow
 from tests.crash.gateways import (
@@ -36,11 +38,30 @@ REACHED_SECONDS = 10.0
 CASE_SECONDS = 60.0
 
 
-@contextlib.contextmanager
-def _locked(url: str) -> Iterator[None]:
+async def _file(directory: Path, books: str) -> str:
+    return f"sqlite:///{directory}/{books}.db"
+
+
+@contextlib.asynccontextmanager
+async def _locked_file(url: str) -> AsyncIterator[None]:
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
+
+
+async def _database(directory: Path, books: str) -> str:
+    return await postgres.books_of(directory / books)
+
+
+@contextlib.asynccontextmanager
+async def _locked_tables(url: str) -> AsyncIterator[None]:
+    other = await asyncpg.connect(url)
+    try:
+        async with other.transaction():
+            await other.execute("LOCK TABLE account, meta IN EXCLUSIVE MODE")
+            yield
+    finally:
+        await other.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +74,9 @@ class Engined:
 
 
 ENGINES = {
-    "sqlite": Engined(
-        Engine("sqlite", lambda directory, books: f"sqlite:///{directory}/{books}.db", _locked),
-        points.sqlite_steps(),
-        scenarios.SQLITE,
+    "sqlite": Engined(Engine("sqlite", _file, _locked_file), points.sqlite_steps(), scenarios.SQLITE),
+    "postgres": Engined(
+        Engine("postgres", _database, _locked_tables), points.postgres_steps(), scenarios.POSTGRES
     ),
 }
 
@@ -117,6 +137,9 @@ def cases_of(engined: Engined) -> list[Case]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_kill_at_every_point_loses_nothing_and_charges_nothing_twice(name: str, tmp_path: Path) -> None:
+    if name == "postgres":
+        postgres.prepare()
+
     async def story() -> list[str]:
         turns = asyncio.Semaphore(AT_ONCE)
 
@@ -150,7 +173,7 @@ async def survived(case: Case, engine: Engine, directory: Path) -> None:
             directory,
             simulation,
             engine,
-            configure(directory, simulation, engine),
+            await configure(directory, simulation, engine),
             case.scenario.pauses,
             case.scenario.settings,
             Blow(case.step, case.after, directory / "armed", case.scenario.time),
