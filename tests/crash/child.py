@@ -54,7 +54,7 @@ class Job:
     config: Path
     output: Path
     blow: Blow | None = None
-    pauses: Mapping[str, float] = field(default_factory=dict)
+    pauses: Mapping[str, Any] = field(default_factory=dict)
     """Constants of the program that are shortened, by their dotted names."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings below what operators may choose, so that a test need not wait for them."""

@@ -38,6 +38,7 @@ QUICK: Mapping[str, float] = {
 """How fast the background works where a test would only wait for it."""
 CONNECTION_LOST = (httpx.TransportError, AttributeError)
 """The second: what anyio raises of a connection that was reset before httpx first looked at it."""
+_ports_given: set[int] = set()
 AGAIN = (409, 429, 500, 502, 503, 504)
 """What a client answers by asking again."""
 
@@ -51,6 +52,8 @@ class Engine:
     """The URL of fresh books, by the test's folder and a word for them."""
     unwritable: Callable[[str], AbstractAsyncContextManager[None]]
     """Nothing can be written to the books at that URL while the block lasts: changes wait, then fail."""
+    impatient: Mapping[str, Any]
+    """The constants with which they fail soon."""
 
 
 @dataclass(slots=True)
@@ -61,7 +64,7 @@ class Gateway:
     simulation: Simulation
     engine: Engine
     config: Path
-    pauses: Mapping[str, float]
+    pauses: Mapping[str, Any]
     settings: Mapping[str, Any]
     blow: Blow | None = None
     struck: asyncio.Event = field(default_factory=asyncio.Event)
@@ -281,13 +284,22 @@ def keyed(header: Mapping[str, str]) -> dict[str, str]:
 async def configure(directory: Path, simulation: Simulation, engine: Engine, books: str = "ledger") -> Path:
     """Writes the configuration of a gateway on two free ports, or changes the books of one."""
     path = directory / "arkgate.toml"
-    base = load_settings(path).listen.port if path.exists() else free_port_base()
+    base = load_settings(path).listen.port if path.exists() else _new_port_base()
     extra = {
         "[store]": f'url = "{await engine.url(directory, books)}"',
         "[backend]": f"total_timeout_seconds = {BACKEND_SECONDS}\nhold_margin_seconds = 5",
         "[[services]]": "calls_per_day = 0",
     }
     return write_settings(path, simulation, port=base, operator_port=base + 1, extra=extra)
+
+
+def _new_port_base() -> int:
+    """Two ports that no gateway of this run has had: a free one may be another's that is being started."""
+    base = free_port_base()
+    while not _ports_given.isdisjoint((base, base + 1)):
+        base = free_port_base()
+    _ports_given.update((base, base + 1))
+    return base
 
 
 async def broken_rules(gateway: Gateway) -> list[str]:

@@ -33,6 +33,8 @@ class Scenario:
     settings: Mapping[str, Any] = field(default_factory=dict)
     at_start: bool = False
     """Whether the blow may fall before the story begins."""
+    impatient: bool = False
+    """Whether changes that cannot be made fail soon."""
 
     @property
     def name(self) -> str:
@@ -333,10 +335,7 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
         Scenario(a_hold_was_left_behind),
     ],
     "gateway.sweep.Sweep.try_again:ledger.probe": [
-        Scenario(
-            its_books_cannot_be_written,
-            pauses={SWEEP + "TRY_AGAIN_SECONDS": 0.1, "arkgate.store.sqlite.connections.BUSY_SECONDS": 0.2},
-        )
+        Scenario(its_books_cannot_be_written, pauses={SWEEP + "TRY_AGAIN_SECONDS": 0.1}, impatient=True)
     ],
     "web.guard.Guard.__call__.send_with_headers:socket.send": [
         Scenario(a_token_pays),

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from arkgate.store import read_store
+from arkgate.store.postgres import connections
 from tests import postgres
 from tests.crash import points, scenarios
 from tests.crash.child import Blow
@@ -73,10 +74,20 @@ class Engined:
     table: Mapping[str, Sequence[Scenario]]
 
 
+IMPATIENT_POSTGRES = {
+    "arkgate.store.postgres.ledger._CROSSED_TRIES": 1,
+    "arkgate.store.postgres.connections._SETTINGS": {**connections._SETTINGS, "lock_timeout": "100ms"},
+}
 ENGINES = {
-    "sqlite": Engined(Engine("sqlite", _file, _locked_file), points.sqlite_steps(), scenarios.SQLITE),
+    "sqlite": Engined(
+        Engine("sqlite", _file, _locked_file, {"arkgate.store.sqlite.connections.BUSY_SECONDS": 0.2}),
+        points.sqlite_steps(),
+        scenarios.SQLITE,
+    ),
     "postgres": Engined(
-        Engine("postgres", _database, _locked_tables), points.postgres_steps(), scenarios.POSTGRES
+        Engine("postgres", _database, _locked_tables, IMPATIENT_POSTGRES),
+        points.postgres_steps(),
+        scenarios.POSTGRES,
     ),
 }
 
@@ -174,7 +185,7 @@ async def survived(case: Case, engine: Engine, directory: Path) -> None:
             simulation,
             engine,
             await configure(directory, simulation, engine),
-            case.scenario.pauses,
+            {**case.scenario.pauses, **(engine.impatient if case.scenario.impatient else {})},
             case.scenario.settings,
             Blow(case.step, case.after, directory / "armed", case.scenario.time),
         )
