@@ -1,8 +1,9 @@
 """What the job needs from the world. Each docstring is a promise that every adapter must keep."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from arkgate.core.keys import Purpose
 from arkgate.core.ledger import (
@@ -26,6 +27,7 @@ from arkgate.core.ledger import (
 )
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
+from arkgate.core.reports import AccountTotal, JournalEntry, Liabilities, Table
 
 
 class Clock(Protocol):
@@ -77,6 +79,21 @@ class Health:
     network: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a node says that it owns, in msat."""
+
+    channels: Msat
+    """Our side of its channels."""
+    onchain: Msat = Msat(0)
+    """Its wallet; 0 where it may not be asked."""
+
+    @property
+    def total(self) -> Msat:
+        """All of it."""
+        return Msat(self.channels + self.onchain)
+
+
 class PaymentNode(Protocol):
     """A node that makes BOLT11 invoices and tells when they are paid.
 
@@ -117,6 +134,10 @@ class PaymentNode(Protocol):
 
     def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
         """Every settled invoice that was created after that time, in pages, oldest first."""
+        ...
+
+    async def holdings(self) -> Holdings | None:
+        """What the node itself says that it owns; None when our credentials may not ask that."""
         ...
 
     async def health(self) -> Health:
@@ -313,6 +334,66 @@ class Statements(Protocol):
 
     async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
         """Whether every request that a backend saw belongs to a committed hold (invariant 9)."""
+        ...
+
+    async def missing_calls(self, call_ids: Sequence[str], *, charged: bool) -> Sequence[str]:
+        """Those of the calls that have no hold here, in the order in which they were given.
+
+        With `charged`, also those whose hold is open or released: these books did not charge them.
+        """
+        ...
+
+    def snapshot(self) -> AbstractAsyncContextManager["Snapshot"]:
+        """One moment of the books, kept for as long as the block runs; no writer waits for it."""
+        ...
+
+
+class Snapshot(Protocol):
+    """One moment of the books: however long they take, all its reads see the same state.
+
+    One read at a time. What may be many rows comes in batches of bounded size, so that it never is in
+    memory as a whole. Raises StoreUnavailable.
+    """
+
+    taken_at_ms: int
+    """The books' time when it was taken (Unix milliseconds)."""
+    revision: str
+    """The revision of the tables."""
+
+    async def facts(self) -> Mapping[str, int]:
+        """As `Statements.facts`."""
+        ...
+
+    async def account(self, account_id: str) -> AccountRecord | None:
+        """As `Statements.account`."""
+        ...
+
+    def statement(self, account_id: str) -> AsyncIterator[Sequence[StatementLine]]:
+        """The whole statement of an account, oldest first; the last balance is the posted one."""
+        ...
+
+    def journal(self, since_ms: int, until_ms: int) -> AsyncIterator[Sequence[JournalEntry]]:
+        """Every transfer from `since_ms` on and before `until_ms`, oldest first."""
+        ...
+
+    def totals_before(self, at_ms: int) -> AsyncIterator[Sequence[AccountTotal]]:
+        """Every account whose transfers before that time do not cancel out, by its id.
+
+        Added up from the transfers alone; together they are zero.
+        """
+        ...
+
+    async def liabilities(self) -> Liabilities:
+        """What is owed to customers now, by age and by state, and what the books have beside it."""
+        ...
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """Every table of the books; one comes after those that it refers to."""
+        ...
+
+    def rows(self, table: Table) -> AsyncIterator[Sequence[Sequence[Any]]]:
+        """All rows of a table: text, integers, bytes or None, in the order of its columns."""
         ...
 
 

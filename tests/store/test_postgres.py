@@ -131,7 +131,7 @@ def test_replicas_that_start_at_once_upgrade_once() -> None:
 
 
 def test_an_upgrade_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_connection: Any) -> None:
+    def fails(_connection: Any, **_: object) -> None:
         _connection.exec_driver_sql("CREATE TABLE half (done int)")
         _connection.exec_driver_sql("SELECT 1 / 0")
 

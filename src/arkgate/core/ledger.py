@@ -332,3 +332,5 @@ class Finding:
     invariant: int
     holds: bool
     sentence: str
+    checked: bool = True
+    """False where it could not be looked at: then `holds` says nothing and the sentence says why."""

@@ -26,7 +26,7 @@ from arkgate.nodes.channel import (
     map_grpc_errors,
     open_channel,
 )
-from arkgate.ports import Clock, Health, Invoice, InvoiceStatus, NodeEvent
+from arkgate.ports import Clock, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
 
 UNARY_TIMEOUT_SECONDS = 5.0
 HEALTH_TIMEOUT_SECONDS = 3.0
@@ -180,6 +180,23 @@ class LndNode:
                 return
             offset = page.last_index_offset
 
+    async def holdings(self) -> Holdings | None:
+        """See `ports.PaymentNode`. LND's stock invoice.macaroon may not ask for the channels."""
+        channels = await self._if_allowed("ChannelBalance", lnrpc.ChannelBalanceRequest())
+        if channels is None:
+            return None
+        wallet = await self._if_allowed("WalletBalance", lnrpc.WalletBalanceRequest())
+        onchain = Msat(0) if wallet is None else sats(wallet.confirmed_balance)
+        return Holdings(Msat(channels.local_balance.msat), onchain)
+
+    async def _if_allowed(self, method: str, request: Message) -> Any | None:  # noqa: ANN401 - as `_unary`
+        try:
+            return await self._unary(method, request, "a balance")
+        except NodeUnavailable as refusal:
+            if _is_denied(refusal):
+                return None
+            raise
+
     async def health(self) -> Health:
         """See `ports.PaymentNode`. Asks State, which needs no macaroon, then GetInfo where it may."""
         try:
@@ -207,7 +224,7 @@ class LndNode:
                     lnrpc.GetInfoRequest(), timeout=HEALTH_TIMEOUT_SECONDS, metadata=channel.metadata
                 )
         except NodeUnavailable as refusal:
-            if "permission denied" in refusal.message:
+            if _is_denied(refusal):
                 return Health(True, "ready", f"node {self.name} is active", network=network)
             refused = "macaroon" in refusal.message or "verification failed" in refusal.message
             return Health(False, "refused" if refused else "unreachable", refusal.message)
@@ -270,6 +287,11 @@ class LndNode:
 
 def _is_not_found(error: BaseException | None) -> bool:
     return isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.NOT_FOUND
+
+
+def _is_denied(refusal: NodeUnavailable) -> bool:
+    """Whether the macaroon is good and does not allow that call."""
+    return "permission denied" in refusal.message
 
 
 def _cut(memo: str) -> str:

@@ -52,6 +52,10 @@ class Habits:
     """Payee: how long after the payer has the preimage the invoice becomes SETTLED."""
     settle_delay_seconds: float = 0.05
     """Payer: how long a payment is in flight."""
+    taken_away_msat: int = 0
+    """What the node's owner has spent of what it received over its channels."""
+    wallet_sats: int = 10_000_000
+    """What the node's wallet holds."""
     overpay_msat: int = 0
     """Payer: how much is paid above what the invoice asks for (negative: less)."""
 

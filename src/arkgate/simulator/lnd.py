@@ -45,6 +45,7 @@ _PERMISSIONS = {
     "DecodePayReq": "offchain:read",
     "GetInfo": "info:read",
     "WalletBalance": "onchain:read",
+    "ChannelBalance": "offchain:read",
     "GetVersion": "info:read",
     "SendPaymentV2": "offchain:write",
     "TrackPaymentV2": "offchain:read",
@@ -206,6 +207,13 @@ class SimulatedNode:
             uris=[f"{self.public_key}@{LOOPBACK}:9735"],
         )
 
+    def channel_balance(self) -> lightning_pb2.ChannelBalanceResponse:
+        """The answer of ChannelBalance: what was received, less what the node's owner took away."""
+        received = sum(row.paid_msat for row in self.peer.invoices.values() if row.settled)
+        local = max(0, received - self.habits.taken_away_msat)
+        amount = lightning_pb2.Amount(sat=local // 1000, msat=local)
+        return lightning_pb2.ChannelBalanceResponse(local_balance=amount)
+
     @contextlib.contextmanager
     def subscribed(self) -> Iterator[asyncio.Queue[InvoiceRow | None]]:
         """A queue of what happens from now on; None ends the stream."""
@@ -350,7 +358,14 @@ class _Lightning(lightning_pb2_grpc.LightningServicer):
         self, request: lightning_pb2.WalletBalanceRequest, context: Context
     ) -> lightning_pb2.WalletBalanceResponse:
         await _enter(self._node, "WalletBalance", context)
-        return lightning_pb2.WalletBalanceResponse(total_balance=10_000_000, confirmed_balance=10_000_000)
+        wallet = self._node.habits.wallet_sats
+        return lightning_pb2.WalletBalanceResponse(total_balance=wallet, confirmed_balance=wallet)
+
+    async def ChannelBalance(
+        self, request: lightning_pb2.ChannelBalanceRequest, context: Context
+    ) -> lightning_pb2.ChannelBalanceResponse:
+        await _enter(self._node, "ChannelBalance", context)
+        return self._node.channel_balance()
 
 
 class _Router(router_pb2_grpc.RouterServicer):

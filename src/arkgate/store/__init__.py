@@ -2,13 +2,17 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from arkgate.core.errors import NotSupported
 from arkgate.ports import Clock, Duties, Ledger, Statements
+from arkgate.store.archive import Archive
 from arkgate.store.clock import SystemClock
+from arkgate.store.restoring import Restored, restore
 from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
+from arkgate.store.sqlite.restoring import restore_sqlite
 
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
@@ -68,6 +72,21 @@ async def read_store(url: str, clock: Clock | None = None) -> AsyncIterator[Stat
 def is_postgres(url: str) -> bool:
     """Whether a URL names a PostgreSQL database."""
     return url.startswith(POSTGRES)
+
+
+async def restore_store(url: str, archive: Archive) -> Restored:
+    """Fills the books at that URL, which must be empty and unused, from an archive, and pauses them.
+
+    Raises StoreUnavailable or ArchiveError; then nothing was changed.
+    """
+    now_ms = SystemClock().now_ms()
+    if is_postgres(url):
+        from arkgate.store.postgres.restoring import restore_postgres  # noqa: PLC0415 - as above
+
+        return await restore(archive, partial(restore_postgres, url), now_ms=now_ms)
+    path = Path(_path(url))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return await restore(archive, partial(restore_sqlite, path), now_ms=now_ms)
 
 
 def shown(url: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from arkgate.core.keys import KEY_BYTES, Keyring
+from arkgate.store.durable import make_durable
 
 KEY_FACT = "key_fingerprint:"
 """What the fact that names a key of these books begins with; its version follows."""
@@ -84,7 +85,7 @@ def rotate(path: Path) -> int:
         version = keyring.current + 1
         added = Keyring({**keyring.versions, version: secrets.token_bytes(KEY_BYTES)})
         _write(path, added).replace(path)
-        _make_durable(path.parent)
+        make_durable(path.parent)
     return version
 
 
@@ -112,7 +113,7 @@ def _create(path: Path, keyring: Keyring) -> None:
         os.link(temporary, path)
     finally:
         temporary.unlink()
-    _make_durable(path.parent)
+    make_durable(path.parent)
 
 
 def _write(path: Path, keyring: Keyring) -> Path:
@@ -126,12 +127,3 @@ def _write(path: Path, keyring: Keyring) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return temporary
-
-
-def _make_durable(folder: Path) -> None:
-    """A name in a folder is on the disk when the folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 REVISIONS = ("0001", "0002")
 """Every revision that this version can read or upgrade, oldest first."""
 
+REVISION_TABLE = "alembic_version"
+"""Where a database says which revision its tables are of."""
+
 FLOOR_FACT = "revision_floor"
 """The fact that names the oldest revision whose programs still work on these tables.
 
@@ -51,8 +54,8 @@ def refuse_behind(revision: str | None, ledger: str) -> None:
         )
 
 
-def apply_missing(connection: "Connection") -> None:
-    """Applies every revision that is missing inside the connection's transaction."""
+def apply_missing(connection: "Connection", *, up_to: str | None = None) -> None:
+    """Applies every revision that is missing inside the connection's transaction: all, or those up to one."""
     # Alembic takes a third of a second to import, and most starts have nothing to upgrade.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
@@ -61,4 +64,4 @@ def apply_missing(connection: "Connection") -> None:
         config = Config()
         config.set_main_option("script_location", str(scripts).replace("%", "%%"))
         config.attributes["connection"] = connection
-        command.upgrade(config, REVISIONS[-1])
+        command.upgrade(config, up_to or REVISIONS[-1])

@@ -539,6 +539,85 @@ class WalletBalanceResponse(_message.Message):
 Global___WalletBalanceResponse: _TypeAlias = WalletBalanceResponse  # noqa: Y015
 
 @_typing.final
+class Amount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAT_FIELD_NUMBER: _builtins.int
+    MSAT_FIELD_NUMBER: _builtins.int
+    sat: _builtins.int
+    msat: _builtins.int
+    def __init__(
+        self,
+        *,
+        sat: _builtins.int = ...,
+        msat: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["msat", b"msat", "sat", b"sat"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Amount: _TypeAlias = Amount  # noqa: Y015
+
+@_typing.final
+class ChannelBalanceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelBalanceRequest: _TypeAlias = ChannelBalanceRequest  # noqa: Y015
+
+@_typing.final
+class ChannelBalanceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCAL_BALANCE_FIELD_NUMBER: _builtins.int
+    REMOTE_BALANCE_FIELD_NUMBER: _builtins.int
+    UNSETTLED_LOCAL_BALANCE_FIELD_NUMBER: _builtins.int
+    UNSETTLED_REMOTE_BALANCE_FIELD_NUMBER: _builtins.int
+    PENDING_OPEN_LOCAL_BALANCE_FIELD_NUMBER: _builtins.int
+    PENDING_OPEN_REMOTE_BALANCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def local_balance(self) -> Global___Amount:
+        """Our side of all open channels."""
+
+    @_builtins.property
+    def remote_balance(self) -> Global___Amount: ...
+    @_builtins.property
+    def unsettled_local_balance(self) -> Global___Amount: ...
+    @_builtins.property
+    def unsettled_remote_balance(self) -> Global___Amount: ...
+    @_builtins.property
+    def pending_open_local_balance(self) -> Global___Amount: ...
+    @_builtins.property
+    def pending_open_remote_balance(self) -> Global___Amount: ...
+    def __init__(
+        self,
+        *,
+        local_balance: Global___Amount | None = ...,
+        remote_balance: Global___Amount | None = ...,
+        unsettled_local_balance: Global___Amount | None = ...,
+        unsettled_remote_balance: Global___Amount | None = ...,
+        pending_open_local_balance: Global___Amount | None = ...,
+        pending_open_remote_balance: Global___Amount | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["local_balance", b"local_balance", "pending_open_local_balance", b"pending_open_local_balance", "pending_open_remote_balance", b"pending_open_remote_balance", "remote_balance", b"remote_balance", "unsettled_local_balance", b"unsettled_local_balance", "unsettled_remote_balance", b"unsettled_remote_balance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["local_balance", b"local_balance", "pending_open_local_balance", b"pending_open_local_balance", "pending_open_remote_balance", b"pending_open_remote_balance", "remote_balance", b"remote_balance", "unsettled_local_balance", b"unsettled_local_balance", "unsettled_remote_balance", b"unsettled_remote_balance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelBalanceResponse: _TypeAlias = ChannelBalanceResponse  # noqa: Y015
+
+@_typing.final
 class Payment(_message.Message):
     """A payment that the node sends, as routerrpc.Router reports it."""
 

@@ -69,6 +69,11 @@ class LightningStub:
                 request_serializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.WalletBalanceRequest.SerializeToString,
                 response_deserializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.WalletBalanceResponse.FromString,
                 _registered_method=True)
+        self.ChannelBalance = channel.unary_unary(
+                '/lnrpc.Lightning/ChannelBalance',
+                request_serializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceRequest.SerializeToString,
+                response_deserializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceResponse.FromString,
+                _registered_method=True)
 
 
 class LightningServicer:
@@ -123,6 +128,12 @@ class LightningServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChannelBalance(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LightningServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -160,6 +171,11 @@ def add_LightningServicer_to_server(servicer, server):
                     servicer.WalletBalance,
                     request_deserializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.WalletBalanceRequest.FromString,
                     response_serializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.WalletBalanceResponse.SerializeToString,
+            ),
+            'ChannelBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChannelBalance,
+                    request_deserializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceRequest.FromString,
+                    response_serializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +367,33 @@ class Lightning:
             '/lnrpc.Lightning/WalletBalance',
             arkgate_dot___proto_dot_lnd_dot_lightning__pb2.WalletBalanceRequest.SerializeToString,
             arkgate_dot___proto_dot_lnd_dot_lightning__pb2.WalletBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChannelBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lnrpc.Lightning/ChannelBalance',
+            arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceRequest.SerializeToString,
+            arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

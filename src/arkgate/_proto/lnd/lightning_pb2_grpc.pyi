@@ -50,6 +50,7 @@ class LightningStub:
     """Version, keys, network and whether the node has caught up. Permission: info:read."""
     WalletBalance: _grpc.UnaryUnaryMultiCallable[_lightning_pb2.WalletBalanceRequest, _lightning_pb2.WalletBalanceResponse]
     """Funds on chain; payers' tools show them. Permission: onchain:read."""
+    ChannelBalance: _grpc.UnaryUnaryMultiCallable[_lightning_pb2.ChannelBalanceRequest, _lightning_pb2.ChannelBalanceResponse]
 
 @_typing.type_check_only
 class LightningAsyncStub(LightningStub):
@@ -68,6 +69,7 @@ class LightningAsyncStub(LightningStub):
     """Version, keys, network and whether the node has caught up. Permission: info:read."""
     WalletBalance: _aio.UnaryUnaryMultiCallable[_lightning_pb2.WalletBalanceRequest, _lightning_pb2.WalletBalanceResponse]  # type: ignore[assignment]
     """Funds on chain; payers' tools show them. Permission: onchain:read."""
+    ChannelBalance: _aio.UnaryUnaryMultiCallable[_lightning_pb2.ChannelBalanceRequest, _lightning_pb2.ChannelBalanceResponse]  # type: ignore[assignment]
 
 class LightningServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -125,5 +127,12 @@ class LightningServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_lightning_pb2.WalletBalanceResponse, _abc.Awaitable[_lightning_pb2.WalletBalanceResponse]]:
         """Funds on chain; payers' tools show them. Permission: onchain:read."""
+
+    @_abc_1.abstractmethod
+    def ChannelBalance(
+        self,
+        request: _lightning_pb2.ChannelBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lightning_pb2.ChannelBalanceResponse, _abc.Awaitable[_lightning_pb2.ChannelBalanceResponse]]: ...
 
 def add_LightningServicer_to_server(servicer: LightningServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,6 +15,11 @@ SELECT tgrelid::regclass || ' ' || tgname FROM pg_trigger t JOIN pg_class c ON c
 WHERE c.relnamespace = current_schema()::regnamespace AND tgenabled = 'D'
 """
 
+_MISSING_CALLS = """
+SELECT c FROM unnest($1::text[]) WITH ORDINALITY AS asked (c, place)
+WHERE NOT EXISTS (SELECT FROM hold WHERE call_id = c AND {}) ORDER BY place
+"""
+
 
 async def verify(snapshot: Connection, now_ms: int) -> Sequence[Finding]:
     """One finding per invariant, in their order."""
@@ -27,8 +32,14 @@ async def verify(snapshot: Connection, now_ms: int) -> Sequence[Finding]:
 
 async def verify_requests(snapshot: Connection, call_ids: Sequence[str]) -> Finding:
     """Whether every request that a backend saw belongs to a hold that was committed."""
-    unknown = "SELECT c FROM unnest($1::text[]) c WHERE NOT EXISTS (SELECT FROM hold WHERE call_id = c)"
-    return audit.finding(9, audit.REQUESTS_SENTENCE, await _ids(snapshot, unknown, list(call_ids)))
+    unknown = await missing_calls(snapshot, call_ids, charged=False)
+    return audit.finding(9, audit.REQUESTS_SENTENCE, unknown)
+
+
+async def missing_calls(snapshot: Connection, call_ids: Sequence[str], *, charged: bool) -> list[str]:
+    """Those of the calls that have no hold, or with `charged` no settled one."""
+    which = "state = 'settled'" if charged else "true"
+    return await _ids(snapshot, _MISSING_CALLS.format(which), list(call_ids))
 
 
 async def _ids(snapshot: Connection, statement: str, *values: object) -> list[str]:

@@ -55,6 +55,12 @@ class Connection(Pool, Protocol):
         """Rows that are fetched in portions, inside a transaction."""
         ...
 
+    async def copy_records_to_table(
+        self, table_name: str, *, records: Sequence[Sequence[object]], columns: Sequence[str]
+    ) -> str:
+        """Adds rows to a table in one go."""
+        ...
+
     async def add_listener(self, channel: str, callback: Callable[[object, int, str, str], None]) -> None:
         """Calls back with each notice of a channel."""
         ...

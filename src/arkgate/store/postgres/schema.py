@@ -1,5 +1,7 @@
 """Brings a PostgreSQL database to this version's tables, or refuses one that this version does not know."""
 
+from functools import partial
+
 import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -44,7 +46,7 @@ async def prepare(url: str, connection: Connection, now_ms: int) -> None:
             )
 
 
-async def upgrade(url: str) -> None:
+async def upgrade(url: str, *, up_to: str | None = None) -> None:
     """All revisions that are missing, in one transaction, or none. Raises StoreUnavailable."""
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: connect(url, patient=True), poolclass=NullPool
@@ -54,7 +56,7 @@ async def upgrade(url: str) -> None:
             await connection.execute(
                 sqlalchemy.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK}
             )
-            await connection.run_sync(revisions.apply_missing)
+            await connection.run_sync(partial(revisions.apply_missing, up_to=up_to))
     except SQLAlchemyError as exc:
         raise StoreUnavailable(f"The ledger's tables cannot be upgraded: {exc}.") from exc
     finally:

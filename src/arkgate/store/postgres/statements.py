@@ -1,6 +1,7 @@
 """Reads for admission, pages and APIs on connections that cannot write."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from arkgate.core.ledger import (
     AccountRecord,
@@ -28,6 +29,8 @@ from arkgate.store.credits import Credits
 from arkgate.store.postgres import audit, queries
 from arkgate.store.postgres.connections import Row
 from arkgate.store.postgres.reads import Reads
+from arkgate.store.postgres.snapshot import postgres_snapshot
+from arkgate.store.snapshot import BooksSnapshot
 
 
 class PostgresStatements:
@@ -152,6 +155,15 @@ class PostgresStatements:
         """Checks that every request a backend saw belongs to a committed hold (invariant 9)."""
         async with self._reads.snapshot() as snapshot:
             return await audit.verify_requests(snapshot, call_ids)
+
+    async def missing_calls(self, call_ids: Sequence[str], *, charged: bool) -> Sequence[str]:
+        """Those of the calls that have no hold here, or no settled one."""
+        async with self._reads.snapshot() as snapshot:
+            return await audit.missing_calls(snapshot, call_ids, charged=charged)
+
+    def snapshot(self) -> AbstractAsyncContextManager[BooksSnapshot]:
+        """One moment of the books."""
+        return postgres_snapshot(self._reads, self._clock)
 
 
 def _invoice(row: Row) -> InvoiceRecord:

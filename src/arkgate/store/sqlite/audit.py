@@ -89,11 +89,17 @@ def _overdue(database: sqlite3.Connection, now_ms: int) -> Finding:
 
 def verify_requests(database: sqlite3.Connection, call_ids: Sequence[str]) -> Finding:
     """Whether every request that a backend saw belongs to a hold that was committed."""
-    unknown: list[str] = []
+    return audit.finding(9, audit.REQUESTS_SENTENCE, missing_calls(database, call_ids, charged=False))
+
+
+def missing_calls(database: sqlite3.Connection, call_ids: Sequence[str], *, charged: bool) -> list[str]:
+    """Those of the calls that have no hold, or with `charged` no settled one."""
+    which = "state = 'settled'" if charged else "1 = 1"
+    missing: list[str] = []
     for start in range(0, len(call_ids), _CHUNK):
         chunk = call_ids[start : start + _CHUNK]
         places = ", ".join("?" * len(chunk))
-        statement = f"SELECT call_id FROM hold WHERE call_id IN ({places})"  # noqa: S608 - places only
-        known = {row[0] for row in database.execute(statement, chunk)}
-        unknown += [call_id for call_id in chunk if call_id not in known]
-    return audit.finding(9, audit.REQUESTS_SENTENCE, unknown)
+        statement = f"SELECT call_id FROM hold WHERE call_id IN ({places}) AND {which}"  # noqa: S608 - no values
+        found = {row[0] for row in database.execute(statement, chunk)}
+        missing += [call_id for call_id in chunk if call_id not in found]
+    return missing

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,9 +30,11 @@ from arkgate.core.pricing import Quote
 from arkgate.ports import Clock
 from arkgate.store.clock import day_of, next_midnight_ms
 from arkgate.store.credits import Credits
+from arkgate.store.snapshot import BooksSnapshot
 from arkgate.store.sqlite import audit, earlier, queries
 from arkgate.store.sqlite.calls import allowance_of
 from arkgate.store.sqlite.connections import connect_reader, refusing, unavailable
+from arkgate.store.sqlite.snapshot import sqlite_snapshot
 
 T = TypeVar("T")
 _UNREADABLE = "The ledger cannot be read now"
@@ -200,6 +202,14 @@ class SqliteStatements:
     async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
         """Checks that every request a backend saw belongs to a committed hold (invariant 9)."""
         return await self._apart(lambda db: audit.verify_requests(db, call_ids))
+
+    async def missing_calls(self, call_ids: Sequence[str], *, charged: bool) -> Sequence[str]:
+        """Those of the calls that have no hold here, or no settled one."""
+        return await self._apart(lambda db: audit.missing_calls(db, call_ids, charged=charged))
+
+    def snapshot(self) -> AbstractAsyncContextManager[BooksSnapshot]:
+        """One moment of the books."""
+        return sqlite_snapshot(self._path, self._clock)
 
     def _one(self, statement: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
         try:

@@ -10,13 +10,13 @@ from arkgate.core.errors import StoreUnavailable
 from arkgate.store import revisions
 
 
-def apply_revisions(database: sqlite3.Connection) -> None:
+def apply_revisions(database: sqlite3.Connection, *, up_to: str | None = None) -> None:
     """All revisions that are missing, in one transaction, or none. Raises StoreUnavailable."""
     engine = create_engine("sqlite://", creator=lambda: database, poolclass=StaticPool)
     event.listen(engine, "begin", _begin)
     try:
         with engine.begin() as connection:
-            revisions.apply_missing(connection)
+            revisions.apply_missing(connection, up_to=up_to)
     except SQLAlchemyError as exc:
         raise StoreUnavailable(f"The ledger's tables cannot be upgraded: {exc}.") from exc
 
