@@ -331,6 +331,16 @@ WARNED = {
 }
 
 
+@pytest.mark.parametrize("value", ['"365 days"', '""', "30"])
+def test_a_balance_never_expires_and_another_wish_is_refused(tmp_path: Path, value: str) -> None:
+    (problem,) = problems(tmp_path, added("[sessions]", f"balance_expiry = {value}")(GOOD))
+
+    assert problem.startswith("[sessions] balance_expiry must be")
+    loaded = settings.load(written(tmp_path, added("[sessions]", 'balance_expiry = "never"')(GOOD)))
+    assert loaded.catalog.balance_expiry.value == "never"
+    assert loaded == settings.load(written(tmp_path))
+
+
 @pytest.mark.parametrize(("change", "sentence"), WARNED.values(), ids=WARNED)
 def test_what_is_allowed_and_unwise_is_said(tmp_path: Path, change: Change, sentence: str) -> None:
     (warning,) = settings.load(written(tmp_path, change(GOOD))).warnings

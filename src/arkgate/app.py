@@ -19,6 +19,7 @@ from arkgate.gateway.fund import Funding
 from arkgate.gateway.limits import RateLimit
 from arkgate.gateway.meter import Calls
 from arkgate.gateway.readiness import ReadinessCheck
+from arkgate.gateway.reconcile import Reconcile
 from arkgate.gateway.serve import CallTerms, Gateway
 from arkgate.gateway.sessions import Sessions
 from arkgate.gateway.sweep import Sweep
@@ -69,9 +70,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         # hold look overdue.
         clock = store.clock
         keyring = await _keyring(settings, store)
-        nodes = [_node(node, clock) for node in settings.nodes]
-        for node in nodes:
-            stack.push_async_callback(node.close)
+        nodes = await stack.enter_async_context(open_nodes(settings, clock))
         backend = ChatBackend(settings.backend)
         stack.push_async_callback(backend.close)
         parts = _Parts(
@@ -82,14 +81,44 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         released = await sweep.release_overdue()
         log.info("books opened", database=shown(settings.store_url), released_holds=released)
         funding = parts.funding()
+        reconcile = parts.reconcile(funding)
+        if await reconcile.pause_if_restored():
+            log.warning("the books were restored: nothing is sold before every node was asked")
         life = max(settings.challenge.expiry_seconds, settings.sessions.expiry_seconds)
         await stack.enter_async_context(
             _background(
-                metrics, _work(funding, sweep, nodes, backend, store.duties, invoice_life_seconds=life)
+                metrics,
+                _work(funding, reconcile, sweep, nodes, backend, store.duties, invoice_life_seconds=life),
             )
         )
         stack.push_async_callback(_drain, calls, settings.call_deadline_seconds)
-        yield parts.app(funding)
+        yield parts.app(funding, reconcile)
+
+
+@contextlib.asynccontextmanager
+async def reconciling(settings: Settings) -> AsyncIterator[Reconcile]:
+    """What asks the nodes about everything, without a gateway around it; holds the right to write.
+
+    Raises what `running` raises.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            open_store(settings.store_url, None, log_bytes=settings.log_bytes)
+        )
+        keyring = await _keyring(settings, store)
+        nodes = await stack.enter_async_context(open_nodes(settings, store.clock))
+        funding = Funding(store.ledger, store.statements, nodes, keyring, store.clock, Metrics())
+        yield Reconcile(funding, store.ledger, store.statements, nodes, store.clock, Calls())
+
+
+@contextlib.asynccontextmanager
+async def open_nodes(settings: Settings, clock: Clock) -> AsyncIterator[list[PaymentNode]]:
+    """Every node of the settings, until the block ends."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [_node(node, clock) for node in settings.nodes]
+        for node in nodes:
+            stack.push_async_callback(node.close)
+        yield nodes
 
 
 async def _keyring(settings: Settings, store: Store) -> Keyring:
@@ -139,7 +168,11 @@ class _Parts:
         """What credits payments."""
         return Funding(self.ledger, self.statements, self.nodes, self.keyring, self.clock, self.metrics)
 
-    def app(self, funding: Funding) -> App:
+    def reconcile(self, funding: Funding) -> Reconcile:
+        """What asks the nodes about everything."""
+        return Reconcile(funding, self.ledger, self.statements, self.nodes, self.clock, self.calls)
+
+    def app(self, funding: Funding, reconcile: Reconcile) -> App:
         """The two applications."""
         settings = self.settings
         desk = InvoiceDesk(self.nodes, self.keyring)
@@ -157,7 +190,13 @@ class _Parts:
             client_address=ClientAddress(settings.trusted_proxies),
             public_url=settings.public_url,
         )
-        admin = Admin(metrics=self.metrics, readiness=readiness, statements=self.statements)
+        admin = Admin(
+            metrics=self.metrics,
+            readiness=readiness,
+            statements=self.statements,
+            reconcile=reconcile,
+            host=settings.operator_listen.host,
+        )
         return App(
             public=Guard(
                 api.routes(),
@@ -208,6 +247,7 @@ class _Parts:
 
 def _work(
     funding: Funding,
+    reconcile: Reconcile,
     sweep: Sweep,
     nodes: list[PaymentNode],
     backend: Backend,
@@ -225,6 +265,7 @@ def _work(
 
     work: dict[str, Callable[[], Awaitable[None]]] = {
         "look-ups": funding.poll,
+        "resume": reconcile.resume,
         "sweep": sweep.run,
         "watch backend": backend.watch,
     }

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from arkgate.backend.chat import BackendSettings
 from arkgate.core.catalog import Catalog, Service
 from arkgate.core.money import Msat, sats, whole_sats
-from arkgate.core.pricing import bundle_for
+from arkgate.core.pricing import BalanceExpiry, bundle_for
 from arkgate.gateway.challenge import ChallengeTerms
 from arkgate.gateway.limits import Rate
 from arkgate.gateway.sessions import SessionTerms
@@ -128,6 +128,7 @@ class _Reader:
         store = self._document.table("store")
         listen = gateway.address("listen", "127.0.0.1:8402")
         call_timeout = backend.number("total_timeout_seconds", 120, 1, 3600)
+        sessions = self._sessions()
         values = {
             "file": self._path,
             "listen": listen,
@@ -145,10 +146,10 @@ class _Reader:
             "backend": self._backend(backend, call_timeout),
             "answers_kept_seconds": int(store.number("answers_kept_hours", 24, 24, 24 * 365) * 3600),
             "unpaid_kept_days": int(store.number("unpaid_kept_days", 90, 30, 3650)),
-            "catalog": self._catalog(),
-            "challenge": self._challenge(l402),
+            "catalog": replace(self._catalog(), balance_expiry=sessions.balance_expiry),
+            "challenge": replace(self._challenge(l402), balance_expiry=sessions.balance_expiry),
             "append_token": l402.flag("append_version_and_token", default=False),
-            "sessions": self._sessions(),
+            "sessions": sessions,
             "limits": self._limits(),
         }
         if values["listen"] == values["operator_listen"]:
@@ -265,11 +266,20 @@ class _Reader:
             minimum=sats(int(table.number("minimum_sats", 1, 1, 100_000_000))),
             maximum=sats(int(table.number("maximum_sats", 1_000_000, 1, 100_000_000))),
             expiry_seconds=int(table.number("invoice_expiry_seconds", 86_400, 60, 30 * 86_400)),
+            balance_expiry=self._balance_expiry(table),
         )
         if terms.minimum > terms.maximum:
             self._problems.append("[sessions] minimum_sats is above maximum_sats.")
         table.refuse_unknown()
         return terms
+
+    def _balance_expiry(self, table: "_Table") -> BalanceExpiry:
+        text = table.text("balance_expiry", BalanceExpiry.NEVER.value)
+        if text != BalanceExpiry.NEVER.value and text == table.given.get("balance_expiry"):
+            self._problems.append(
+                f'{table.where} balance_expiry must be "never": this version lets no balance expire.'
+            )
+        return BalanceExpiry.NEVER
 
     def _limits(self) -> Limits:
         table = self._document.table("limits")

@@ -242,6 +242,7 @@ def test_a_balance_is_told_before_during_and_after_payment(tmp_path: Path) -> No
             "calls_left_today",
             "resets_at",
             "expires_at",
+            "balance_expires",
         }
         assert (waiting["status"], waiting["balance_sats"], waiting["price_sats"]) == (
             "awaiting_payment",
@@ -451,5 +452,20 @@ def test_a_memo_holds_nothing_that_a_client_wrote(tmp_path: Path) -> None:
         memos = [row.memo for row in stage.simulation.gate.peer.invoices.values()]
         assert len(memos) == 2
         assert "canary" not in " ".join(memos)
+
+    play(tmp_path, story)
+
+
+def test_nobody_pays_before_being_told_that_balances_never_expire(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        session = (await stage.http.post("/v1/sessions", json={"amount_sats": 50})).json()
+        token = {"Authorization": f"Bearer {session['token']}"}
+        top_up = await stage.http.post("/v1/topups", json={"amount_sats": 50}, headers=token)
+        challenge = (await stage.chat()).json()
+        catalog = (await stage.http.get("/v1/catalog")).json()["session"]
+        status = (await stage.http.get(f"/v1/sessions/{session['session_id']}")).json()
+
+        for told in (session, top_up.json(), challenge, catalog, status, await stage.balance(token)):
+            assert told["balance_expires"] == "never"
 
     play(tmp_path, story)

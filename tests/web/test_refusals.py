@@ -13,15 +13,20 @@ import httpx
 import pytest
 from pymacaroons.serializers import BinarySerializer
 from starlette.types import Receive, Scope, Send
-from tests.stage import Credential, Stage, play, run
+from tests.stage import MODEL, Credential, Stage, eventually, play, run, staged
 
 from arkgate.core import errors
 from arkgate.core.errors import Refusal
+from arkgate.core.reports import PAUSED_FACT
+from arkgate.simulator.simulation import Simulation
+from arkgate.store import open_store
+from arkgate.web.admin import COMMAND_HEADER, RECONCILE_PATH
 from arkgate.web.errors import STATUS, status_of
 from arkgate.web.guard import Guard
 
 Test = TypeVar("Test")
 TESTED: set[type[Refusal]] = set()
+LOG_BYTES = 1024 * 1024
 
 
 def tells(*kinds: type[Refusal]) -> Callable[[Test], Test]:
@@ -428,6 +433,79 @@ def test_whatever_goes_wrong_with_the_backend_costs_nothing(tmp_path: Path) -> N
         assert (await stage.chat(token)).status_code == 200
 
     play(tmp_path, story, {"[backend]": "total_timeout_seconds = 1"})
+
+
+@tells(errors.Paused)
+def test_restored_books_sell_nothing_until_every_node_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arkgate.gateway.reconcile.RESUME_RETRY_SECONDS", 0.1)
+
+    async def story() -> None:
+        async with Simulation.running(data_dir=tmp_path / "simulator", chat_models=(MODEL,)) as simulation:
+            async with staged(tmp_path, simulation=simulation) as stage:
+                token = await stage.fund_token(100)
+                assert (
+                    await stage.chat({**token, "Idempotency-Key": "k"}, {"prompt": "before"})
+                ).status_code == 200
+                answered = (await stage.chat({**token, "Idempotency-Key": "k"}, {"prompt": "before"})).json()
+                bought = await stage.buy_credential()
+            async with open_store(stage.settings.store_url, None, log_bytes=LOG_BYTES) as store:
+                await store.ledger.note(PAUSED_FACT, 1)
+            simulation.gate.habits.failures["ListInvoices"] = grpc.StatusCode.UNAVAILABLE
+            async with staged(tmp_path, simulation=simulation) as stage:
+                made = invoices_made(stage)
+                for headers in (None, token, bought.header):
+                    body = refused(await stage.chat(headers), errors.Paused)
+                    assert "restored from a backup" in str(body["error"])
+                for path in ("/v1/sessions", "/v1/topups"):
+                    answer = await stage.http.post(path, json={"amount_sats": 5}, headers=token)
+                    refused(answer, errors.Paused)
+                assert invoices_made(stage) == made
+                assert (await stage.balance(token))["balance_sats"] == 50
+                assert (await stage.http.get("/v1/usage", headers=token)).status_code == 200
+                again = await stage.chat({**token, "Idempotency-Key": "k"}, {"prompt": "before"})
+                assert again.json()["data"] == answered["data"]
+                ready = await stage.http.get("/health/ready")
+                told = await stage.http.get(f"{stage.operator_url}/health/ready")
+                assert ready.status_code == 503
+                assert ready.json()["dependencies"]["gateway"]["state"] == "paused"
+                assert "restored from a backup" in told.json()["gateway"]["sentence"]
+
+                simulation.gate.habits.failures.clear()
+
+                async def sold() -> bool:
+                    return (await stage.chat(token)).status_code == 200
+
+                await eventually(sold)
+                assert await stage.verify() == []
+            async with staged(tmp_path, simulation=simulation) as stage:
+                assert (await stage.chat()).status_code == 402
+
+    run(asyncio.wait_for(story(), 60))
+
+
+@tells(errors.OperatorOnly)
+def test_a_command_is_taken_from_the_operators_own_program_only(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        url, command = f"{stage.operator_url}{RECONCILE_PATH}", {COMMAND_HEADER: "1"}
+        refused(await stage.http.post(url), errors.OperatorOnly)
+        rebound = await stage.http.post(url, headers={**command, "Host": "page.example:80"})
+        refused(rebound, errors.OperatorOnly)
+        preflight = await stage.http.options(url, headers={"Origin": "http://page.example"})
+        assert COMMAND_HEADER not in preflight.headers["access-control-allow-headers"].lower()
+        assert (await stage.http.get(url, headers=command)).status_code == 405
+        assert (await stage.http.post(f"{stage.url}{RECONCILE_PATH}", headers=command)).status_code == 404
+
+        done = await stage.http.post(url, headers=command)
+        assert done.status_code == 200
+        assert done.json()["resumed"] is False
+        stage.simulation.gate.habits.failures["ListInvoices"] = grpc.StatusCode.UNAVAILABLE
+        away = await stage.http.post(url, headers=command)
+        assert away.status_code == 503
+        assert "node gate" in away.json()["error"]
+
+    play(tmp_path, story)
 
 
 @tells(errors.InternalError)

@@ -57,6 +57,7 @@ calls_per_day = 5                    # a UTC day and account; 0 for any number
 # append_version_and_token = false   # the newest draft's parameters; some clients cannot read them
 
 # [sessions]
+# balance_expiry = "never"           # when an unused balance is lost; payers are told before they pay
 # minimum_sats = 1
 # maximum_sats = 1000000
 # invoice_expiry_seconds = 86400

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from arkgate.core.money import Msat
-from arkgate.core.pricing import Quote
+from arkgate.core.pricing import BalanceExpiry, Quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Catalog:
     """All services of this gateway, in the order in which they are shown."""
 
     services: tuple[Service, ...]
+    balance_expiry: BalanceExpiry = BalanceExpiry.NEVER
+    """When a balance that nobody uses is lost; told before anybody pays."""
 
     def __post_init__(self) -> None:
         for field in ("name", "path"):

@@ -5,9 +5,10 @@
       NotFound, MethodNotAllowed
       InvalidCredential, InvalidToken, MissingCredential, AttenuatedCredential
       PaymentRequired, AwaitingPayment, InsufficientBalance
-      DailyLimitReached, RateLimited
+      DailyLimitReached, RateLimited, OperatorOnly
       RequestInFlight, IdempotencyKeyReused, RequestIdReused, AnswerGone
-      SettlementPending, NodeUnavailable, BackendUnavailable, StoreUnavailable, Overloaded, Draining
+      SettlementPending, NodeUnavailable, BackendUnavailable, StoreUnavailable, Overloaded, Draining,
+      Paused
       UpstreamError, UpstreamTimeout, BackendRejected
       InternalError
 
@@ -214,6 +215,18 @@ class Draining(Refusal):
     """The gateway is shutting down; nothing was held."""
 
     code = "draining"
+
+
+class Paused(Refusal):
+    """The books were restored and do not know yet what was paid since; nothing was held."""
+
+    code = "paused"
+
+
+class OperatorOnly(Refusal):
+    """A command of the operator's that came from elsewhere than the operator's own program."""
+
+    code = "operator_only"
 
 
 class UpstreamError(Refusal):

@@ -1,8 +1,15 @@
 """What a request costs, how much an invoice must ask for, and what a challenge offers."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from arkgate.core.money import Msat, sats, whole_sats
+
+
+class BalanceExpiry(Enum):
+    """When a balance that nobody uses is lost; the value is what payers are told."""
+
+    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class Challenge:
     payment_hash: bytes
     expires_at_ms: int
     """When the invoice expires, Unix milliseconds."""
+    balance_expiry: BalanceExpiry = BalanceExpiry.NEVER
 
 
 def bundle_for(quote: Quote, *, calls: int, minimum: Msat = Msat(0)) -> Bundle:

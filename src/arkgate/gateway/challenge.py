@@ -13,7 +13,7 @@ from arkgate.core.catalog import Service
 from arkgate.core.errors import NodeUnavailable, Overloaded, PaymentRequired
 from arkgate.core.keys import ACCOUNT_ID_BYTES, Keyring, Purpose, PurposeKind
 from arkgate.core.money import Msat, format_sats
-from arkgate.core.pricing import Challenge, bundle_for
+from arkgate.core.pricing import BalanceExpiry, Challenge, bundle_for
 from arkgate.gateway.limits import RateLimit
 from arkgate.l402.caveats import issued
 from arkgate.l402.identifier import Identifier
@@ -34,6 +34,7 @@ class ChallengeTerms:
     calls: int = 1
     expiry_seconds: int = 600
     credential_days: int = 365
+    balance_expiry: BalanceExpiry = BalanceExpiry.NEVER
 
 
 class InvoiceDesk:
@@ -128,6 +129,7 @@ class Challenger:
             payment_request=invoice.payment_request,
             payment_hash=invoice.payment_hash,
             expires_at_ms=invoice.expires_at_ms,
+            balance_expiry=self._terms.balance_expiry,
         )
         self._observer.challenge_issued(service.name)
         log.info("challenge issued", service=service.name, amount_msat=bundle.amount, reason=code or "unpaid")

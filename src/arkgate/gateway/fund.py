@@ -4,6 +4,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -16,6 +17,7 @@ from arkgate.core.errors import (
 )
 from arkgate.core.keys import Keyring, Purpose, PurposeKind, token_digest
 from arkgate.core.ledger import Cursor, Funded, FundOutcome, InvoiceRecord, InvoiceState, Settlement
+from arkgate.core.money import Msat
 from arkgate.l402.identifier import Identifier
 from arkgate.ports import Clock, Ledger, Observer, PaymentNode, Statements
 
@@ -39,6 +41,28 @@ RECONCILE_CHECK_SECONDS = 600.0
 RECONCILED_FACT = "reconciled_at_ms:"
 """The fact up to when a node's settled invoices were all read is this and the node's name."""
 INVOICE_LIFE_SECONDS = 25 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """What came of asking about invoices of ours one by one."""
+
+    asked: int = 0
+    credited: int = 0
+    """Payments that nobody had reported before."""
+    amount: Msat = Msat(0)
+    """What those paid."""
+    put_off: int = 0
+    """Invoices that could not be asked about now; the look-ups that go on will."""
+
+    def and_then(self, more: "LookedUp") -> "LookedUp":
+        """Both together."""
+        return LookedUp(
+            self.asked + more.asked,
+            self.credited + more.credited,
+            Msat(self.amount + more.amount),
+            self.put_off + more.put_off,
+        )
 
 
 class Funding:
@@ -190,11 +214,11 @@ class Funding:
         since = Cursor(since.add_index, max(0, since.settle_index - CURSOR_MARGIN))
         async for event in node.events(since):
             if event.settlement is not None:
-                await self._credit_or_alarm(event.settlement, reported_by="stream", cursor=event.cursor)
+                await self.credit_or_alarm(event.settlement, reported_by="stream", cursor=event.cursor)
             else:
                 await self._ledger.advance(node.name, event.cursor)
 
-    async def _credit_or_alarm(
+    async def credit_or_alarm(
         self, settlement: Settlement, *, reported_by: str, cursor: Cursor | None = None
     ) -> Funded | None:
         """As `credit`, and None for a payment that the books will never take.
@@ -242,7 +266,7 @@ class Funding:
         """Credits every settled invoice of ours made after that time; answers how many were missing."""
         missing = 0
         async for settlement in node.settled_since(created_after_ms):
-            funded = await self._credit_or_alarm(settlement, reported_by="reconcile")
+            funded = await self.credit_or_alarm(settlement, reported_by="reconcile")
             missing += funded is not None and funded.outcome is FundOutcome.APPLIED
         return missing
 
@@ -252,23 +276,25 @@ class Funding:
             node, await self._statements.invoices_to_look_up(node.name, limit=LOOK_UP_BATCH)
         )
 
-    async def look_up_awaited(self, node: PaymentNode) -> None:
+    async def look_up_awaited(self, node: PaymentNode) -> LookedUp:
         """Asks the node about every unpaid invoice of ours, due or not, page by page."""
-        after = b""
+        after, found = b"", LookedUp()
         while page := await self._statements.invoices_awaited(node.name, after=after, limit=LOOK_UP_BATCH):
-            await self._look_up_each(node, page)
+            found = found.and_then(await self._look_up_each(node, page))
             after = page[-1].payment_hash
+        return found
 
-    async def _look_up_each(self, node: PaymentNode, invoices: Sequence[InvoiceRecord]) -> None:
+    async def _look_up_each(self, node: PaymentNode, invoices: Sequence[InvoiceRecord]) -> LookedUp:
         """One invoice's trouble is put off and keeps no other waiting.
 
         Raises NodeUnavailable when several fail one after the other: the node is away, and the rest
         need not time out one by one.
         """
-        in_a_row = 0
+        in_a_row, found = 0, LookedUp()
         for invoice in invoices:
+            found = found.and_then(LookedUp(asked=1))
             try:
-                await self.look_up(node, invoice)
+                found = found.and_then(await self.look_up(node, invoice))
                 in_a_row = 0
             except StoreUnavailable:
                 raise
@@ -278,6 +304,8 @@ class Funding:
                 in_a_row = in_a_row + 1 if _is_away(fault) else 0
                 if in_a_row >= UNAVAILABLE_IN_A_ROW_MAX:
                     raise
+                found = found.and_then(LookedUp(put_off=1))
+        return found
 
     async def _put_off(self, invoice: InvoiceRecord, fault: Exception) -> None:
         """Notes when to ask again, and tells a person unless the node just could not be reached."""
@@ -290,18 +318,21 @@ class Funding:
             log.error("a look-up failed", exc_info=fault, **fields)
             await self._look_up_later_if_at_all(invoice, self._clock.now_ms())
 
-    async def look_up(self, node: PaymentNode, invoice: InvoiceRecord) -> None:
+    async def look_up(self, node: PaymentNode, invoice: InvoiceRecord) -> LookedUp:
         """Asks the node about one invoice; credits it, marks it, or notes when to ask again."""
         status = await node.look_up(invoice.payment_hash)
         now = self._clock.now_ms()
         if status is not None and status.settlement is not None:
-            await self.credit(status.settlement, reported_by="look-up")
+            funded = await self.credit(status.settlement, reported_by="look-up")
+            if funded.outcome is FundOutcome.APPLIED:
+                return LookedUp(credited=1, amount=status.settlement.amount_paid)
         elif status is not None and status.state is InvoiceState.CANCELLED:
             await self._ledger.mark_invoice(invoice.payment_hash, _unpaid_state(invoice, now))
         elif status is None and now > invoice.expires_at_ms:
             await self._ledger.mark_invoice(invoice.payment_hash, InvoiceState.EXPIRED)
         else:
             await self._look_up_later_if_at_all(invoice, now)
+        return LookedUp()
 
     async def _look_up_later_if_at_all(self, invoice: InvoiceRecord, now: int) -> None:
         """Schedules the next look-up, unless the node still answered this a day after the expiry."""

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from arkgate.core.errors import Draining, StoreUnavailable, UpstreamTimeout
+from arkgate.core.errors import Draining, Paused, StoreUnavailable, UpstreamTimeout
 from arkgate.core.ledger import (
     Answer,
     ReleaseOutcome,
@@ -24,6 +24,7 @@ _Result = TypeVar("_Result")
 RETRY_SECONDS = 0.2
 RETRY_SECONDS_MAX = 5.0
 RELEASE_TRIES_SECONDS = 3.0
+PAUSED_RETRY_SECONDS = 30
 
 
 class Calls:
@@ -32,14 +33,29 @@ class Calls:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
+        self._paused = False
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def check_open(self) -> None:
-        """Raises Draining once the shutdown has begun."""
+        """Raises Draining once the shutdown has begun, Paused while nothing may be sold."""
         if self._draining:
             raise Draining("The gateway is restarting. Try again in a few seconds.", retry_after_seconds=5)
+        if self._paused:
+            raise Paused(
+                "The books were restored from a backup and payments since then are still being found. "
+                "Nothing is sold until that is done; balances are kept. Try again in a minute.",
+                retry_after_seconds=PAUSED_RETRY_SECONDS,
+            )
+
+    def pause(self) -> None:
+        """Takes no new calls until `resume`; those under way go on."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Takes calls again."""
+        self._paused = False
 
     async def own(self, call: Coroutine[Any, Any, _Result]) -> _Result:
         """Runs a call to its end, also when the caller is cancelled meanwhile."""

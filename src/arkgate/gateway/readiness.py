@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arkgate.core.errors import Draining, StoreUnavailable
+from arkgate.core.errors import Draining, Paused, StoreUnavailable
 from arkgate.gateway.meter import Calls
 from arkgate.ports import Backend, Health, Ledger, PaymentNode, Statements
 
@@ -13,7 +13,7 @@ FRESH_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Health by name: `store`, `backend`, `node:<name>`, and `gateway` while it is draining."""
+    """Health by name: `store`, `backend`, `node:<name>`, and `gateway` while it is draining or paused."""
 
     dependencies: dict[str, Health]
 
@@ -61,8 +61,9 @@ class ReadinessCheck:
         dependencies = {"store": store, "backend": backend, **named}
         try:
             self._calls.check_open()
-        except Draining as refusal:
-            dependencies["gateway"] = Health(False, "draining", refusal.message)
+        except (Draining, Paused) as refusal:
+            state = "paused" if isinstance(refusal, Paused) else "draining"
+            dependencies["gateway"] = Health(False, state, refusal.message)
         return Readiness(dependencies)
 
     async def _store(self) -> Health:

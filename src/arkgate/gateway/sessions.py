@@ -9,6 +9,7 @@ from arkgate.core.errors import NotFound, Unprocessable
 from arkgate.core.keys import ACCOUNT_ID_BYTES, Keyring, Purpose, PurposeKind, token_digest
 from arkgate.core.ledger import InvoiceRecord, InvoiceState, SessionRecord
 from arkgate.core.money import Msat, format_sats
+from arkgate.core.pricing import BalanceExpiry
 from arkgate.gateway.admit import Admitted
 from arkgate.gateway.challenge import InvoiceDesk
 from arkgate.gateway.limits import RateLimit
@@ -26,6 +27,8 @@ class SessionTerms:
     minimum: Msat
     maximum: Msat
     expiry_seconds: int = 86_400
+    """How long an invoice can be paid."""
+    balance_expiry: BalanceExpiry = BalanceExpiry.NEVER
 
 
 @dataclass(frozen=True, slots=True)

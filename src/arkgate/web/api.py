@@ -122,6 +122,7 @@ class Api:
             "status": _invoice_status(invoice, self._clock.now_ms()),
             "expires_in": _seconds_left(invoice.expires_at_ms - self._clock.now_ms()),
             "expires_at": timestamp(invoice.expires_at_ms),
+            "balance_expires": self._catalog.balance_expiry.value,
             "status_url": f"{self._public_url}/v1/sessions/{session.session_id}",
         }
 
@@ -141,6 +142,7 @@ class Api:
                 "status": _invoice_status(invoice, self._clock.now_ms()),
                 "expires_in": _seconds_left(invoice.expires_at_ms - self._clock.now_ms()),
                 "expires_at": timestamp(invoice.expires_at_ms),
+                "balance_expires": self._catalog.balance_expiry.value,
             },
             status=201,
             headers=NO_STORE,
@@ -176,6 +178,7 @@ class Api:
             "calls_left_today": allowance.left,
             "resets_at": timestamp(allowance.resets_at_ms),
             "expires_at": None,
+            "balance_expires": self._catalog.balance_expiry.value,
         }
         headers = [*NO_STORE, *standing_headers(Standing(account.balance, allowance))]
         return json_response(body, headers=headers)
@@ -206,6 +209,7 @@ class Api:
                 "balance": "GET /v1/balance",
                 "minimum_sats": whole_sats(self._sessions.minimum, asked_for=True),
                 "maximum_sats": whole_sats(self._sessions.maximum),
+                "balance_expires": self._catalog.balance_expiry.value,
             },
             "auth": "Authorization: Bearer ak_… or Authorization: L402 <macaroon>:<preimage>",
         }

@@ -19,6 +19,7 @@ STATUS: Final[dict[type[errors.Refusal], int]] = {
     errors.AwaitingPayment: 402,
     errors.InsufficientBalance: 402,
     errors.AttenuatedCredential: 403,
+    errors.OperatorOnly: 403,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RequestInFlight: 409,
@@ -38,6 +39,7 @@ STATUS: Final[dict[type[errors.Refusal], int]] = {
     errors.StoreUnavailable: 503,
     errors.Overloaded: 503,
     errors.Draining: 503,
+    errors.Paused: 503,
     errors.UpstreamTimeout: 504,
 }
 RETRY_AFTER_SECONDS = 5
@@ -151,6 +153,7 @@ def challenge_body(challenge: Challenge, public_url: str) -> dict[str, object]:
         "invoice": challenge.payment_request,
         "payment_hash": challenge.payment_hash.hex(),
         "expires_at": timestamp(challenge.expires_at_ms),
+        "balance_expires": challenge.balance_expiry.value,
         "next": [
             {
                 "do": "pay_invoice_then_retry",
