@@ -38,13 +38,18 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def execute(
-    command: Iterable[str | Path], *, directory: Path, variables: Mapping[str, str] | None = None
+    command: Iterable[str | Path],
+    *,
+    directory: Path,
+    variables: Mapping[str, str] | None = None,
+    given: str = "",
 ) -> Ended:
-    """Runs a command in a directory to its end."""
+    """Runs a command in a directory to its end; `given` is what it finds on standard input."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=directory,
         env=environment(**(variables or {})),
+        input=given,
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,
@@ -53,9 +58,10 @@ def execute(
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-async def arkgate(*arguments: str | Path, directory: Path, **variables: str) -> Ended:
+async def arkgate(*arguments: str | Path, directory: Path, given: str = "", **variables: str) -> Ended:
     """Runs `arkgate` with arguments to its end, beside whatever the event loop does."""
-    return await asyncio.to_thread(execute, (PROGRAM, *arguments), directory=directory, variables=variables)
+    command = (PROGRAM, *arguments)
+    return await asyncio.to_thread(execute, command, directory=directory, variables=variables, given=given)
 
 
 def free_port_base(offsets: Iterable[int] = (0, 1)) -> int:

@@ -9,6 +9,8 @@ COMMANDS = {
     "serve": "operate",
     "config": "operate",
     "ledger": "books",
+    "backup": "archive",
+    "restore": "archive",
     "keys": "books",
     "demo": "demo",
     "simulator": "demo",
