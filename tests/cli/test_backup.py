@@ -14,6 +14,7 @@ import httpx
 
 from arkgate.settings import Settings
 from arkgate.simulator.simulation import Simulation
+from tests import postgres
 from tests.cli.program import Ended, arkgate, configured, serving, simulated
 from tests.cli.test_operator import funded, public
 from tests.stage import eventually, run
@@ -311,3 +312,50 @@ def test_logs_of_other_programs_are_passed_over(tmp_path: Path) -> None:
         assert "Spent and not in the books: 2 calls, 50.250 sats." in ended.output, ended
 
     run(story())
+
+
+def test_books_of_one_postgresql_are_backed_up_and_restored_into_another(tmp_path: Path) -> None:
+    postgres.prepare()
+
+    async def story() -> None:
+        archive = tmp_path / "backup.gz"
+        async with (
+            simulated(tmp_path) as simulation,
+            postgres.database() as lost,
+            postgres.database() as new,
+        ):
+            loaded = configured(tmp_path, simulation, {"[store]": f'url = "{lost}"'})
+            async with serving(loaded.file) as gateway, public(loaded) as http:
+                payers = Payers(http, simulation)
+                old = await payers.fund(200)
+                backed_up = await command(loaded, "backup", archive)
+                since = await payers.fund(100)
+                await payers.buy(since, "after the backup")
+                used = await command(loaded, "restore", archive)
+                log = gateway.errors_file
+            loaded = configured(tmp_path, simulation, {"[store]": f'url = "{new}"'})
+            restored = await command(loaded, "restore", archive)
+            async with serving(loaded.file), public(loaded) as http:
+                payers.http = http
+                reconciled = await command(loaded, "ledger", "reconcile", "--log", log)
+
+                async def is_sold() -> bool:
+                    answer = await http.post("/api/ai-chat", json={"prompt": "?"})
+                    return answer.status_code == 402
+
+                await eventually(is_sold, 20)
+                balances = [await payers.balance(header) for header in (old, since)]
+                exported = await command(loaded, "ledger", "export")
+                owed = json.loads((await command(loaded, "ledger", "liabilities", "--json")).output)
+                verified = await command(loaded, "ledger", "verify")
+
+        assert backed_up.status == restored.status == 0, (backed_up, restored)
+        assert used.status == 1
+        assert "is not empty" in used.errors
+        assert balances == [200, 100]
+        assert "1 calls, 50 sats" in reconciled.output
+        assert owed["customers"]["owed_msat"] == 300_000
+        assert exported.output.count(",credit,") == 2
+        assert verified.status == 0, verified.output
+
+    run(asyncio.wait_for(story(), 100))

@@ -18,7 +18,7 @@ from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import Msat, sats
 from arkgate.nodes.channel import NodeCredentials
 from arkgate.nodes.lnd import LndNode
-from arkgate.ports import Invoice, InvoiceStatus, NodeEvent, PaymentNode
+from arkgate.ports import Holdings, Invoice, InvoiceStatus, NodeEvent, PaymentNode
 from arkgate.simulator import credentials
 from arkgate.simulator.habits import Lie, NodeState
 from arkgate.simulator.simulation import Simulation
@@ -412,6 +412,25 @@ def test_the_least_macaroon_is_enough_and_the_network_comes_from_an_invoice(
         assert (after.ready, after.network) == (True, "regtest")
 
     play(tmp_path, kind, story)
+
+
+def test_a_node_says_what_it_holds_to_who_may_ask(tmp_path: Path, kind: Build) -> None:
+    async def story(simulation: Simulation, node: PaymentNode) -> None:
+        paid = simulation.gate.add_foreign_invoice(sats(50))
+        await simulation.pay(paid.payment_request)
+        simulation.gate.habits.wallet_sats = 7
+        holdings = await node.holdings()
+        simulation.gate.habits.failures["ChannelBalance"] = grpc.StatusCode.UNAVAILABLE
+
+        assert holdings == Holdings(channels=sats(50), onchain=sats(7))
+        with pytest.raises(NodeUnavailable):
+            await node.holdings()
+
+    async def without_permission(simulation: Simulation, node: PaymentNode) -> None:
+        assert await node.holdings() is None
+
+    play(tmp_path, kind, story, macaroon=tmp_path / "gate" / "readonly.macaroon")
+    play(tmp_path, kind, without_permission)
 
 
 def test_a_node_that_catches_up_with_the_chain_is_not_ready(tmp_path: Path, kind: Build) -> None:
