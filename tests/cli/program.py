@@ -139,9 +139,9 @@ async def started(
 
 
 @contextlib.asynccontextmanager
-async def serving(config: Path) -> AsyncIterator[Running]:
+async def serving(config: Path, program: Iterable[str | Path] = (PROGRAM,)) -> AsyncIterator[Running]:
     """`arkgate serve` with a configuration, from when it is ready."""
-    async with started("serve", "--config", config, directory=config.parent) as running:
+    async with started("serve", "--config", config, directory=config.parent, program=program) as running:
         await running.ready()
         yield running
 

@@ -2,20 +2,23 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
 from arkgate.core.ledger import Finding
 from arkgate.simulator.simulation import Simulation
-from arkgate.store import read_store
+from arkgate.store import read_store, revisions
 from tests import postgres
-from tests.cli.program import Running, configured, serving, simulated
+from tests.cli.program import PROGRAM, Running, configured, serving, simulated
 from tests.stage import PROMPT, eventually, run
 
+OLDER = (sys.executable, Path(__file__).with_name("older.py"))
 pytestmark = pytest.mark.usefixtures("postgres_server")
 
 
@@ -50,14 +53,20 @@ class Replica:
 
 
 @contextlib.asynccontextmanager
-async def replica(directory: Path, simulation: Simulation, url: str, number: int) -> AsyncIterator[Replica]:
+async def replica(
+    directory: Path,
+    simulation: Simulation,
+    url: str,
+    number: int,
+    program: tuple[str | Path, ...] = (PROGRAM,),
+) -> AsyncIterator[Replica]:
     """A gateway on the shared books, with the shared keys."""
     home = directory / f"replica-{number}"
     home.mkdir()
     store = f'url = "{url}"\nkeys_file = "{directory / "keys.json"}"'
-    loaded = configured(home, simulation, {"[store]": store})
+    loaded = configured(home, simulation, {"[store]": store, "[[services]]": "calls_per_day = 0"})
     async with (
-        serving(loaded.file) as process,
+        serving(loaded.file, program) as process,
         httpx.AsyncClient(base_url=loaded.public_url, timeout=30) as http,
     ):
         yield Replica(process, http)
@@ -127,3 +136,53 @@ def test_a_replica_with_other_keys_does_not_start(tmp_path: Path) -> None:
                 await stack.enter_async_context(replica(tmp_path, simulation, url, 2))
 
     run(asyncio.wait_for(story(), 60))
+
+
+def test_gateways_are_replaced_one_by_one_across_a_revision_while_they_sell(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            simulation = await stack.enter_async_context(simulated(tmp_path))
+            url = await stack.enter_async_context(postgres.database(empty=True))
+            old = await stack.enter_async_context(replica(tmp_path, simulation, url, 0, OLDER))
+            assert await revision(url) == revisions.REVISIONS[0]
+            session = await old.session(1_000_000)
+            await simulation.pay(session["funding"]["lightning_invoice"])
+            token = f"Bearer {session['token']}"
+
+            async def is_funded() -> bool:
+                return await old.balance(session["token"]) > 0
+
+            await eventually(is_funded)
+            sold: dict[Replica, int] = {}
+            over = asyncio.Event()
+
+            async def sell(gate: Replica) -> None:
+                while not over.is_set():
+                    answer = await gate.chat(token)
+                    assert answer.status_code == 200, answer.text
+                    sold[gate] = sold.get(gate, 0) + 1
+
+            selling = [asyncio.create_task(sell(old)) for _ in range(4)]
+            new = await stack.enter_async_context(replica(tmp_path, simulation, url, 1))
+            assert await revision(url) == revisions.REVISIONS[-1]
+            selling += [asyncio.create_task(sell(new)) for _ in range(4)]
+            restarted = await stack.enter_async_context(replica(tmp_path, simulation, url, 2, OLDER))
+            selling.append(asyncio.create_task(sell(restarted)))
+            await asyncio.sleep(1)
+            over.set()
+            await asyncio.gather(*selling)
+
+            assert min(sold[gate] for gate in (old, new, restarted)) > 0
+            assert await new.balance(session["token"]) == 1_000_000 - 50 * sum(sold.values())
+            assert await broken(url, simulation) == []
+
+    run(asyncio.wait_for(story(), 100))
+
+
+async def revision(url: str) -> str:
+    """The revision of the tables."""
+    connection = await asyncpg.connect(url)
+    try:
+        return str(await connection.fetchval("SELECT version_num FROM alembic_version"))
+    finally:
+        await connection.close()
