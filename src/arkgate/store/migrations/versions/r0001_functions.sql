@@ -83,27 +83,32 @@ CREATE FUNCTION reserve_v1(
 DECLARE
   today bigint := now_ms / 86400000;
   holder text;
+  claimant text;
+  limited boolean;
 BEGIN
   calls_limit := most;
-  SELECT posted_msat, held_msat INTO posted, held FROM account
-  WHERE account_id = of_account AND kind = 'customer';
+  SELECT a.posted_msat, a.held_msat, coalesce(u.used, 0),
+    (SELECT h.account_id FROM hold h WHERE h.call_id = of_call),
+    (SELECT h.call_id FROM hold h WHERE h.account_id = of_account AND h.claimed_request_id = of_request_id)
+  INTO posted, held, used, holder, claimant
+  FROM account a
+  LEFT JOIN allowance u ON u.account_id = of_account AND u.service = of_service AND u.day = today
+  WHERE a.account_id = of_account AND a.kind = 'customer';
   IF NOT FOUND THEN
     outcome := 'unknown_account'; posted := 0; held := 0; used := 0; funded := false;
     RETURN;
   END IF;
-  used := used_v1(of_account, of_service, today);
-  SELECT account_id INTO holder FROM hold WHERE call_id = of_call;
+  limited := most IS NOT NULL AND used >= most;
   IF holder IS NOT NULL THEN
     outcome := CASE holder WHEN of_account THEN 'replayed' ELSE 'foreign_call' END;
-  ELSE
+  ELSIF of_key IS NOT NULL OR limited OR posted - held < price THEN
     SELECT r.outcome, r.answered_call INTO outcome, answered_call FROM repeated_v1(
-      now_ms, of_account, of_service, of_request, of_key,
-      posted - held < price OR (most IS NOT NULL AND used >= most)) r;
+      now_ms, of_account, of_service, of_request, of_key, limited OR posted - held < price) r;
   END IF;
   IF outcome IS NULL THEN
-    IF EXISTS (SELECT FROM hold WHERE account_id = of_account AND claimed_request_id = of_request_id) THEN
+    IF claimant IS NOT NULL THEN
       outcome := 'request_id_reused';
-    ELSIF most IS NOT NULL AND used >= most THEN
+    ELSIF limited THEN
       outcome := 'limit_reached';
     ELSIF posted - held < price THEN
       outcome := 'insufficient';
@@ -139,15 +144,21 @@ CREATE FUNCTION resolve_v1(
 DECLARE
   today bigint := now_ms / 86400000;
   settles boolean := cost IS NOT NULL;
-  own hold%ROWTYPE;
+  own record;
 BEGIN
-  SELECT * INTO own FROM hold WHERE call_id = of_call;
+  SELECT h.account_id, h.service, h.state, h.day, h.calls_per_day, h.amount_msat,
+    a.posted_msat AS posted, a.held_msat AS held, coalesce(u.used, 0) AS used
+  INTO own
+  FROM hold h JOIN account a ON a.account_id = h.account_id
+  LEFT JOIN allowance u ON u.account_id = h.account_id AND u.service = h.service AND u.day = today
+  WHERE h.call_id = of_call;
   IF NOT FOUND THEN
     outcome := 'no_hold';
     RETURN;
   END IF;
-  SELECT posted_msat, held_msat INTO posted, held FROM account WHERE account_id = own.account_id;
-  used := used_v1(own.account_id, own.service, today);
+  posted := own.posted;
+  held := own.held;
+  used := own.used;
   calls_limit := own.calls_per_day;
   IF own.state <> 'open' THEN
     outcome := CASE WHEN (own.state = 'settled') = settles THEN 'replayed' ELSE own.state END;
