@@ -242,6 +242,10 @@ class Ledger(Protocol):
         """Notes a fact about these books, in place of what was noted under that name before."""
         ...
 
+    async def note_once(self, fact: str, value: int) -> int:
+        """Notes a fact unless one is noted under that name already; answers the one that stands."""
+        ...
+
     def check(self) -> None:
         """Raises StoreUnavailable while the last change could not be made durable.
 

@@ -186,3 +186,22 @@ async def revision(url: str) -> str:
         return str(await connection.fetchval("SELECT version_num FROM alembic_version"))
     finally:
         await connection.close()
+
+
+def test_two_that_start_first_at_once_with_keys_of_their_own_do_not_both_run(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            simulation = await stack.enter_async_context(simulated(tmp_path))
+            url = await stack.enter_async_context(postgres.database(empty=True))
+
+            async def start(number: int) -> Replica:
+                home = tmp_path / f"host-{number}"
+                home.mkdir()
+                return await stack.enter_async_context(replica(home, simulation, url, number))
+
+            started = await asyncio.gather(start(1), start(2), return_exceptions=True)
+            refused = [str(one) for one in started if isinstance(one, AssertionError)]
+            assert len(refused) == 1, started
+            assert "another key version 1" in refused[0] or "is missing although" in refused[0]
+
+    run(asyncio.wait_for(story(), 60))

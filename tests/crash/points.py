@@ -16,7 +16,7 @@ from arkgate.ports import Backend, Ledger, PaymentNode
 PACKAGE = Path(arkgate.__file__).parent
 ROOMS = ("gateway", "web", "cli", "app.py")
 """Where ports are used. Adapters keep what they promise; how is the business of their own steps below."""
-READS = frozenset({"close", "health", "look_up", "watch"})
+READS = frozenset({"close", "health", "holdings", "look_up", "watch"})
 """Methods of the ports that change nothing. One that is not listed here is taken for a change."""
 NOT_PORTS = frozenset({"meter", "self"})
 """What has methods of the same names as a port and is none: it asks the port in turn."""
@@ -179,13 +179,16 @@ def gateway_steps() -> Sequence[Step]:
 
 
 def key_file_steps() -> Sequence[Step]:
-    """What the key file goes through."""
-    return _steps(PACKAGE / "store" / "keyfile.py", _file_step)
+    """What the key file goes through. A backup is written beside its name, so a kill leaves nothing of it."""
+    shared = _steps(PACKAGE / "store" / "durable.py", _file_step)
+    folder = [step for step in shared if step.name.startswith("store.durable.make_durable:")]
+    return [*_steps(PACKAGE / "store" / "keyfile.py", _file_step), *folder]
 
 
 def sqlite_steps() -> Sequence[Step]:
     """What SQLite's transactions go through. Reading ones change nothing and are left out."""
-    files = [file for file in _modules(PACKAGE / "store" / "sqlite") if file.stem != "statements"]
+    apart = {"statements", "restoring"}  # a restore is one transaction of a command, on books nobody uses
+    files = [file for file in _modules(PACKAGE / "store" / "sqlite") if file.stem not in apart]
     return [step for file in files for step in _steps(file, _sqlite_step)]
 
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arkgate.core.money import sats
+from arkgate.core.reports import PAUSED_FACT
 from arkgate.gateway.sessions import SessionTerms
+from arkgate.store import open_store
+from arkgate.store.sqlite.connections import LOG_BYTES
 from tests.crash.gateways import CONNECTION_LOST, HOLD_SECONDS, PRICE_SATS, QUICK, Client, keyed
 from tests.stage import PROMPT, eventually
 
@@ -216,6 +219,18 @@ async def its_books_are_older_than_a_session(client: Client) -> None:
     await client.buy(keyed(session.header))
 
 
+async def its_books_were_restored(client: Client) -> None:
+    session = await client.open_session()
+    await client.gateway.stop()
+    await client.pay(session.invoice)
+    async with open_store(client.gateway.loaded.store_url, None, log_bytes=LOG_BYTES) as store:
+        await store.ledger.note(PAUSED_FACT, 1)
+    client.arm()
+    client.gateway.start()
+    await client.has(session.header, PRICE_SATS)
+    await client.buy(keyed(session.header))
+
+
 async def it_runs(client: Client) -> None:
     header = await client.fund_token(2 * PRICE_SATS)
     client.arm()
@@ -289,7 +304,7 @@ SHORT_SESSIONS = {"sessions": SessionTerms(sats(1), sats(1_000_000), expiry_seco
 QUICK_START = {**QUICK, FUND + "STREAM_OPENS_WITHIN_SECONDS": 0.3}
 
 GATEWAY: Mapping[str, Sequence[Scenario]] = {
-    "app._keyring:ledger.note": KEYS,
+    "app._keyring:ledger.note_once": KEYS,
     "gateway.challenge.InvoiceDesk.invoice:node.create_invoice": [
         Scenario(a_credential_is_asked_for),
         Scenario(a_session_is_paid),
@@ -327,7 +342,14 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
     "gateway.sessions.Sessions.token:ledger.set_token": [Scenario(a_credential_becomes_a_token)],
     "gateway.sessions.Sessions.top_up:ledger.add_invoice": [Scenario(a_token_is_topped_up)],
     "gateway.sweep.Sweep.probe:ledger.probe": [Scenario(it_runs, pauses={SWEEP + "PROBE_SECONDS": 0.1})],
-    "gateway.sweep.Sweep.prune:ledger.prune_answers": [
+    "gateway.reconcile.Reconcile._with:ledger.note": [Scenario(its_books_were_restored, at_start=True)],
+    "gateway.reconcile.Reconcile.with_every_node:ledger.note": [
+        Scenario(its_books_were_restored, at_start=True)
+    ],
+    "gateway.sweep.Sweep.prune_invoices.batch:ledger.prune_invoices": [
+        Scenario(it_runs, pauses={SWEEP + "PRUNE_INVOICES_SECONDS": 0.1})
+    ],
+    "gateway.sweep.Sweep.prune.batch:ledger.prune_answers": [
         Scenario(an_answer_is_forgotten, pauses=QUICK, settings={"answers_kept_seconds": 1})
     ],
     "gateway.sweep.Sweep.release_overdue:ledger.sweep": [
@@ -358,8 +380,8 @@ KEY_FILE: Mapping[str, Sequence[Scenario]] = {
     "store.keyfile._write:file.write": KEYS,
     "store.keyfile._write:file.flush": KEYS,
     "store.keyfile._write:os.fsync": KEYS,
-    "store.keyfile._make_durable:os.open": KEYS,
-    "store.keyfile._make_durable:os.fsync": KEYS,
+    "store.durable.make_durable:os.open": KEYS,
+    "store.durable.make_durable:os.fsync": KEYS,
 }
 
 SQLITE: Mapping[str, Sequence[Scenario]] = {

@@ -75,7 +75,7 @@ class Engined:
 
 
 IMPATIENT_POSTGRES = {
-    "arkgate.store.postgres.ledger._CROSSED_TRIES": 1,
+    "arkgate.store.postgres.ledger.CROSSED_SECONDS": 0.1,
     "arkgate.store.postgres.connections._SETTINGS": {**connections._SETTINGS, "lock_timeout": "100ms"},
 }
 ENGINES = {

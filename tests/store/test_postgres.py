@@ -1,6 +1,7 @@
 """What only the books in PostgreSQL promise: fit servers, replicas, and connections that break."""
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.ledger import ReserveOutcome, SettleOutcome
 from arkgate.store import open_store, revisions, shown
-from arkgate.store.postgres import schema
+from arkgate.store.postgres import queries, schema
 from arkgate.store.postgres.duties import lock_of
 from arkgate.store.postgres.opening import PostgresStore, open_postgres, open_postgres_readonly
 from tests import postgres
@@ -283,5 +284,64 @@ def test_the_day_is_the_databases_whatever_the_hosts_clock_says() -> None:
 
         async with postgres.database() as url, open_postgres(url, ManualClock()) as store:
             assert store.clock.now_ms() == ManualClock().now_ms()
+
+    run(story())
+
+
+def test_a_database_that_takes_nobody_for_a_while_is_used_again() -> None:
+    async def story() -> None:
+        async with postgres.database() as url, open_postgres(url) as store:
+            name = url.rpartition("/")[2]
+            await pay(store, 100 * PRICE)
+            assert (await store.ledger.reserve(call())).outcome is ReserveOutcome.RESERVED
+            await execute(
+                postgres.at("postgres"),
+                f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+            )
+            async with asyncio.timeout(15):
+                told = await asyncio.gather(
+                    *(store.ledger.reserve(call()) for _ in range(300)), return_exceptions=True
+                )
+            assert all(isinstance(one, StoreUnavailable) for one in told), told[:3]
+            with pytest.raises(StoreUnavailable):
+                store.ledger.check()
+
+            await execute(postgres.at("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(StoreUnavailable):
+                        await store.ledger.probe()
+                        store.ledger.check()
+                        break
+                    await asyncio.sleep(0.1)
+            assert (await store.ledger.reserve(call())).outcome is ReserveOutcome.RESERVED
+
+    run(story())
+
+
+def test_a_replica_waits_as_long_as_another_one_upgrades() -> None:
+    async def story() -> None:
+        async with postgres.database(empty=True) as url:
+            upgrading = await asyncpg.connect(url)
+            await upgrading.execute("SELECT pg_advisory_lock($1)", schema.UPGRADE_LOCK)
+            asyncio.get_running_loop().call_later(4, lambda: asyncio.ensure_future(upgrading.close()))
+            async with open_postgres(url) as store:
+                await pay(store, PRICE)
+
+    run(story())
+
+
+def test_a_call_is_found_without_reading_every_hold() -> None:
+    async def story() -> None:
+        async with postgres.database() as url, open_postgres(url):
+            connection = await asyncpg.connect(url)
+            await connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+            for statement in (queries.CALL_THAT_CLAIMS, queries.RELEASED_CALL):
+                await connection.execute(f"PREPARE asked (text, text, bigint) AS {statement}")
+                plan = await connection.fetch("EXPLAIN EXECUTE asked ('a', 'b', 1)")
+                await connection.execute("DEALLOCATE asked")
+                assert any("hold_request" in line[0] and "Cond" not in line[0] for line in plan), plan
+            await connection.close()
 
     run(story())

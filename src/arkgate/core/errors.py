@@ -199,8 +199,12 @@ class BackendUnavailable(Refusal):
     code = "backend_unavailable"
 
 
+IN_DOUBT = "store_in_doubt"
+"""The reason of a StoreUnavailable whose change was sent and may have been made all the same."""
+
+
 class StoreUnavailable(Refusal):
-    """The ledger cannot be written now; nothing was held."""
+    """The ledger cannot be written now; nothing was held, unless its reason is IN_DOUBT."""
 
     code = "store_unavailable"
 

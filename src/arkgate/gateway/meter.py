@@ -1,12 +1,13 @@
 """The meter of one call: what is reserved is settled or released exactly once, here."""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import structlog
 
-from arkgate.core.errors import Draining, Paused, StoreUnavailable, UpstreamTimeout
+from arkgate.core.errors import IN_DOUBT, Draining, Paused, StoreUnavailable, UpstreamTimeout
 from arkgate.core.ledger import (
     Answer,
     ReleaseOutcome,
@@ -24,6 +25,8 @@ _Result = TypeVar("_Result")
 RETRY_SECONDS = 0.2
 RETRY_SECONDS_MAX = 5.0
 RELEASE_TRIES_SECONDS = 3.0
+GIVE_BACK_TRIES = 10
+GIVE_BACK_PAUSE_SECONDS = 2.0
 PAUSED_RETRY_SECONDS = 30
 
 
@@ -59,10 +62,14 @@ class Calls:
 
     async def own(self, call: Coroutine[Any, Any, _Result]) -> _Result:
         """Runs a call to its end, also when the caller is cancelled meanwhile."""
+        return await asyncio.shield(self.begin(call))
+
+    def begin(self, call: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        """Runs something to its end that nobody waits for, unless a drain does."""
         task = asyncio.create_task(call)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def drain(self, seconds: float) -> int:
         """Takes no more calls and waits for those under way; answers how many had to be given up."""
@@ -87,19 +94,32 @@ class Meter:
         self._observer = observer
         self._started = asyncio.get_running_loop().time()
 
-    async def reserve(self) -> Reserved:
+    async def reserve(self, calls: Calls) -> Reserved:
         """Takes the hold, or says why not. A call that is given up meanwhile leaves none.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable. Where that leaves it in doubt whether the hold was taken, it is given back
+        as one of `calls`, or the payer's next attempt would meet it.
         """
         try:
             return await self._ledger.reserve(self.reservation)
+        except StoreUnavailable as refusal:
+            if refusal.reason == IN_DOUBT:
+                calls.begin(self._give_back())
+            raise
         except asyncio.CancelledError:
             # That did not undo the verb; the same one again says what has happened.
             taken = await self._ledger.reserve(self.reservation)
             if taken.outcome in (ReserveOutcome.RESERVED, ReserveOutcome.REPLAYED):
                 await self.release("given up")
             raise
+
+    async def _give_back(self) -> None:
+        """Releases a hold that may have been taken; what is not there yet may still come."""
+        for _ in range(GIVE_BACK_TRIES):
+            with contextlib.suppress(LookupError):
+                if await self.release("the books were in doubt") is not None:
+                    return
+            await asyncio.sleep(GIVE_BACK_PAUSE_SECONDS)
 
     async def settle(self, answer: Answer) -> Resolved:
         """Charges the call and stores its answer; durable when this returns.

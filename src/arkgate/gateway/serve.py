@@ -222,7 +222,7 @@ class Gateway:
     async def _buy(self, reservation: Reservation, messages: Sequence[ChatMessage]) -> Reply | Reserved:
         """Reserves, forwards, and resolves the hold whatever happens; without a hold, says why."""
         meter = Meter(reservation, self._ledger, self._clock, self._observer)
-        reserved = await meter.reserve()
+        reserved = await meter.reserve(self._calls)
         if reserved.outcome is not ReserveOutcome.RESERVED:
             return reserved
         try:

@@ -51,12 +51,19 @@ class Sweep:
 
     async def prune(self) -> int:
         """Forgets every stored answer that is past its time; answers how many."""
-        return await _in_batches(lambda: self._ledger.prune_answers(BATCH))
+
+        async def batch() -> int:
+            return await self._ledger.prune_answers(BATCH)
+
+        return await _in_batches(batch)
 
     async def prune_invoices(self) -> int:
         """Forgets every invoice that ended unpaid long ago; answers how many."""
-        kept_ms = self._unpaid_kept_ms
-        return await _in_batches(lambda: self._ledger.prune_invoices(BATCH, grace_ms=kept_ms))
+
+        async def batch() -> int:
+            return await self._ledger.prune_invoices(BATCH, grace_ms=self._unpaid_kept_ms)
+
+        return await _in_batches(batch)
 
     async def try_again(self) -> None:
         """Finds out whether books that could not be written can be written again."""

@@ -14,8 +14,8 @@ Row = Any
 """A row of the driver's: its columns by place and by name."""
 
 
-class Pool(Protocol):
-    """What is used of the driver's pool, which has no types of its own."""
+class Reader(Protocol):
+    """What is used of the driver's connection where nothing is written."""
 
     async def fetch(self, query: str, *values: object) -> Sequence[Row]:
         """All rows."""
@@ -30,11 +30,23 @@ class Pool(Protocol):
         ...
 
     def terminate(self) -> None:
+        """Ends it at once."""
+        ...
+
+
+class Pool(Protocol):
+    """What is used of the driver's pool, which has no types of its own."""
+
+    def acquire(self, *, timeout: float) -> AbstractAsyncContextManager["Connection"]:
+        """A connection for the length of a block. Raises TimeoutError."""
+        ...
+
+    def terminate(self) -> None:
         """Ends all connections at once."""
         ...
 
 
-class Connection(Pool, Protocol):
+class Connection(Reader, Protocol):
     """What is used of the driver's connection."""
 
     async def execute(self, query: str, *values: object) -> str:
@@ -76,9 +88,16 @@ class Connection(Pool, Protocol):
 
 RETRY_AFTER_SECONDS = 5
 CONNECT_SECONDS = 5.0
-COMMAND_SECONDS = 10.0
-"""How long a statement may take; the server itself gives up after half of that."""
+COMMAND_SECONDS = 6.0
+"""How long a statement may take; the server itself gives up a second earlier."""
+ACQUIRE_SECONDS = 2.0
+"""How long a caller waits for one of a pool's connections."""
 VERSION_MIN = 130_000
+
+
+class NotConnectedError(ConnectionError):
+    """There is no connection to be had that may be written to, whatever the reason."""
+
 
 LOST = (
     asyncpg.PostgresConnectionError,
@@ -98,6 +117,7 @@ CROSSED = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
 )
 """Another transaction was in the way; nothing was changed, and the same statement may be sent again."""
 
@@ -109,6 +129,8 @@ _SETTINGS = {
     # The functions' statements are all point look-ups: to plan them anew finds the same plan.
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
+    "plpgsql.check_asserts": "on",
+    "default_transaction_isolation": "read committed",
     "timezone": "UTC",
     # A client host that is gone must not keep its locks for hours.
     "tcp_keepalives_idle": "10",
@@ -125,10 +147,10 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
 
 
-def unavailable(what: str, exc: BaseException) -> StoreUnavailable:
+def unavailable(what: str, exc: BaseException, *, code: str | None = None) -> StoreUnavailable:
     """The refusal for an error of PostgreSQL or of the connection to it."""
     reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-    return StoreUnavailable(f"{what}: {reason}.", retry_after_seconds=RETRY_AFTER_SECONDS)
+    return StoreUnavailable(f"{what}: {reason}.", retry_after_seconds=RETRY_AFTER_SECONDS, code=code)
 
 
 @contextmanager
@@ -147,19 +169,22 @@ def refusing(what: str) -> Iterator[None]:
 async def connect(url: str, *, reads_only: bool = False, patient: bool = False) -> Connection:
     """A connection to the books. `patient`: its statements may take as long as they need.
 
-    Raises what the driver raises.
+    Raises NotConnectedError.
     """
     settings = dict(_SETTINGS)
-    if reads_only:
-        settings["default_transaction_read_only"] = "on"
     if patient:
         settings["statement_timeout"] = settings["idle_in_transaction_session_timeout"] = "0"
-    connection: Connection = await asyncpg.connect(
-        url,
-        timeout=CONNECT_SECONDS,
-        command_timeout=None if patient else COMMAND_SECONDS,
-        server_settings=settings,
-    )
+    try:
+        connection: Connection = await asyncpg.connect(
+            url,
+            timeout=CONNECT_SECONDS,
+            command_timeout=None if patient else COMMAND_SECONDS,
+            server_settings=settings,
+        )
+        if reads_only:
+            await connection.execute("SET default_transaction_read_only = on")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, *LOST) as exc:
+        raise NotConnectedError(str(exc) or type(exc).__name__) from exc
     return connection
 
 

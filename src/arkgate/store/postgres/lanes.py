@@ -12,9 +12,20 @@ from typing import Any
 
 import structlog
 
-from arkgate.core.errors import InternalError, StoreUnavailable
+from arkgate.core.errors import IN_DOUBT, InternalError, StoreUnavailable
 from arkgate.ports import Clock
-from arkgate.store.postgres.connections import CROSSED, LOST, Connection, Row, close, connect, unavailable
+from arkgate.store.postgres.connections import (
+    CROSSED,
+    LOST,
+    Connection,
+    NotConnectedError,
+    Row,
+    close,
+    connect,
+    refuse_unfit,
+    shown,
+    unavailable,
+)
 
 LANES = 4
 WAITING_MAX = 2048
@@ -22,7 +33,7 @@ WAITING_MAX = 2048
 BATCH_MAX = 256
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 """Stored answers in one statement."""
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 8.0
 """How long a call that was sent is repeated on new connections before its caller is told."""
 RECONNECT_SECONDS = 0.1
 RECONNECT_SECONDS_MAX = 2.0
@@ -30,6 +41,10 @@ CROSSED_PAUSE_SECONDS = 0.005
 
 _UNWRITTEN = "The ledger cannot be written now"
 _CALLS = f"SELECT * FROM calls_v1({', '.join(f'${number}' for number in range(1, 17))})"  # noqa: S608 - places only
+_PROBE = """
+INSERT INTO meta (name, value) VALUES ('lane_probed_at_ms', 0)
+ON CONFLICT (name) DO UPDATE SET value = meta.value + 1
+"""
 _APPLIED = {"reserve": "reserved", "settle": "settled", "release": "released"}
 log = structlog.get_logger(__name__)
 
@@ -116,9 +131,12 @@ class Lane:
         """Waits until the books can be written again: nobody sends a call here before they can."""
         pause = RECONNECT_SECONDS
         while self.failure is not None and not self._closing:
+            for call in self._waiting:
+                call.fail(unavailable(_UNWRITTEN, self.failure))
+            self._waiting.clear()
             try:
-                await (await self._connected()).fetchval("SELECT pg_current_xact_id()")
-            except LOST as exc:
+                await (await self._connected()).execute(_PROBE)
+            except Exception as exc:  # noqa: BLE001 - a dead lane would refuse every call for ever
                 await self._lost(exc)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RECONNECT_SECONDS_MAX)
@@ -128,7 +146,13 @@ class Lane:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._url)
+            connection = await connect(self._url)
+            try:
+                await refuse_unfit(connection, shown(self._url))  # it may be another server than before
+            except StoreUnavailable as refusal:
+                await close(connection)
+                raise NotConnectedError(refusal.message) from refusal
+            self._connection = connection
         return self._connection
 
     def _take(self) -> list[MoneyCall]:
@@ -183,7 +207,7 @@ class Lane:
         since = asyncio.get_running_loop().time() - PATIENCE_SECONDS
         for call in batch:
             if call.asked_at < since or self._closing:
-                call.fail(unavailable(_UNWRITTEN, exc))
+                call.fail(unavailable(_UNWRITTEN, exc, code=IN_DOUBT if call.sent else None))
         return [call for call in batch if not call.future.done()]
 
     async def _apart(self, batch: Sequence[MoneyCall], exc: Exception) -> None:

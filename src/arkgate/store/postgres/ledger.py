@@ -32,15 +32,26 @@ from arkgate.ports import Clock
 from arkgate.store import rules
 from arkgate.store.clock import next_midnight_ms
 from arkgate.store.postgres import queries
-from arkgate.store.postgres.connections import CROSSED, Pool, Row, open_pool, refusing, unavailable
-from arkgate.store.postgres.lanes import BATCH_MAX, LANES, Lane
+from arkgate.store.postgres.connections import (
+    ACQUIRE_SECONDS,
+    CROSSED,
+    Connection,
+    Pool,
+    Row,
+    open_pool,
+    refusing,
+    unavailable,
+)
+from arkgate.store.postgres.lanes import BATCH_MAX, CROSSED_PAUSE_SECONDS, LANES, Lane
 
 UNWRITTEN = "The ledger cannot be written now"
 WRITERS_MAX = 4
 LANES_REMEMBERED_MAX = 100_000
-_CROSSED_TRIES = 20
+CROSSED_SECONDS = 5.0
+"""How long a change is tried again that another one is in the way of."""
 _NOTHING: tuple[None, ...] = (None,) * 4
 T = TypeVar("T")
+Change = Callable[[Connection], Awaitable[T]]
 
 
 class PostgresLedger:
@@ -163,7 +174,8 @@ class PostgresLedger:
     async def sweep(self, limit: int) -> Sequence[Swept]:
         """Releases open holds whose deadline has passed; what another replica swept meanwhile is its own."""
         with refusing(UNWRITTEN):
-            overdue = await self._pool.fetch(queries.OVERDUE_HOLDS, self._clock.now_ms(), limit)
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                overdue = await connection.fetch(queries.OVERDUE_HOLDS, self._clock.now_ms(), limit)
         released = await asyncio.gather(
             *(self.release(row["call_id"], rules.SWEPT_REASON) for row in overdue)
         )
@@ -194,6 +206,10 @@ class PostgresLedger:
     async def note(self, fact: str, value: int) -> None:
         """Notes a fact about these books."""
         await self._write(queries.NOTE_FACT, fact, value)
+
+    async def note_once(self, fact: str, value: int) -> int:
+        """Notes a fact unless it is noted already."""
+        return int(await self._write(queries.NOTE_ONCE, fact, value))
 
     def check(self) -> None:
         """Raises StoreUnavailable while the last change could not be made durable."""
@@ -226,38 +242,42 @@ class PostgresLedger:
         return AllowanceState(row["used"], row["calls_limit"], next_midnight_ms(self._clock.now_ms()))
 
     async def _write(self, statement: str, *values: object) -> Any:  # noqa: ANN401 - what the function returns
-        return await self._tried(lambda: self._pool.fetchval(statement, *values))
+        return await self._tried(lambda connection: connection.fetchval(statement, *values))
 
     async def _write_row(self, statement: str, *values: object) -> Row:
-        row = await self._tried(lambda: self._pool.fetchrow(statement, *values))
+        row = await self._tried(lambda connection: connection.fetchrow(statement, *values))
         assert row is not None, "a verb answers a row"
         return row
 
-    async def _tried(self, change: Callable[[], Awaitable[T]]) -> T:
+    async def _tried(self, change: Change[T]) -> T:
         """Runs a change that is one statement, again where another replica's was in the way.
 
         In a task of its own: a cancelled statement would end its connection, and may have happened.
         """
         return await asyncio.shield(asyncio.ensure_future(self._try(change)))
 
-    async def _try(self, change: Callable[[], Awaitable[T]]) -> T:
+    async def _try(self, change: Change[T]) -> T:
         try:
             with refusing(UNWRITTEN):
-                result = await _again_if_crossed(change)
+                result = await self._again_if_crossed(change)
         except StoreUnavailable as refusal:
-            self._failure = refusal.__cause__
+            if not isinstance(refusal.__cause__, CROSSED):
+                self._failure = refusal.__cause__
             raise
         self._failure = None
         return result
 
-
-async def _again_if_crossed(change: Callable[[], Awaitable[T]]) -> T:
-    for tried in range(_CROSSED_TRIES):
-        try:
-            return await change()
-        except CROSSED:
-            await asyncio.sleep(0.002 * (tried + 1))
-    return await change()
+    async def _again_if_crossed(self, change: Change[T]) -> T:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + CROSSED_SECONDS
+        while True:
+            try:
+                async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                    return await change(connection)
+            except CROSSED:
+                if loop.time() > until:
+                    raise
+                await asyncio.sleep(CROSSED_PAUSE_SECONDS)
 
 
 def _balance(row: Mapping[str, Any]) -> Balance:

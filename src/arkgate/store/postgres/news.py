@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import structlog
 
 from arkgate.store.credits import Credits
@@ -30,7 +31,7 @@ class News:
                     await self._listen(connection)
                 finally:
                     await close(connection)
-            except LOST as exc:
+            except (*LOST, asyncpg.PostgresError) as exc:
                 log.info("news of credits stopped", reason=str(exc) or type(exc).__name__)
                 self._credits.missed()
             await asyncio.sleep(RETRY_SECONDS)

@@ -27,6 +27,12 @@ NOTE_FACT = """
 INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
 
+# The update changes nothing and answers the row of whoever was quicker.
+NOTE_ONCE = """
+INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = meta.value
+RETURNING value
+"""
+
 OVERDUE_HOLDS = """
 SELECT call_id, account_id, amount_msat FROM hold
 WHERE state = 'open' AND deadline_ms < $1 ORDER BY deadline_ms LIMIT $2
@@ -86,13 +92,16 @@ SELECT {_INVOICE_COLUMNS} FROM invoice
 WHERE node = $1 AND next_lookup_ms IS NOT NULL AND payment_hash > $2 ORDER BY payment_hash LIMIT $3
 """  # noqa: S608
 
-CALL = """
+_CALL = """
 SELECT h.call_id, h.request_id, h.service, h.state, h.cost_msat, h.reason,
   a.status, a.content_type, a.body, a.expires_at_ms
 FROM hold h LEFT JOIN answer a ON a.call_id = h.call_id AND a.expires_at_ms > $3
-WHERE h.account_id = $1 AND h.request_id = $2
-ORDER BY h.claimed_request_id IS NULL, h.taken_at_ms DESC, h.call_id DESC LIMIT 1
+WHERE h.account_id = $1 AND {which} ORDER BY h.taken_at_ms DESC, h.call_id DESC LIMIT 1
 """
+
+# A request id is taken anew only after a release, so a call that claims it is the newest.
+CALL_THAT_CLAIMS = _CALL.format(which="h.claimed_request_id = $2")
+RELEASED_CALL = _CALL.format(which="h.claimed_request_id IS NULL AND h.request_id = $2")
 
 # Credits come before what they may have paid for in the same millisecond.
 STATEMENT = """

@@ -4,7 +4,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from arkgate.store.postgres.connections import Connection, Pool, Row, close, connect, open_pool, refusing
+from arkgate.store.postgres.connections import (
+    ACQUIRE_SECONDS,
+    Connection,
+    Pool,
+    Row,
+    close,
+    connect,
+    open_pool,
+    refusing,
+)
 
 UNREADABLE = "The ledger cannot be read now"
 CONNECTIONS_MAX = 4
@@ -20,17 +29,20 @@ class Reads:
     async def rows(self, statement: str, *values: object) -> Sequence[Row]:
         """All rows. Raises StoreUnavailable."""
         with refusing(UNREADABLE):
-            return await self._pool.fetch(statement, *values)
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                return await connection.fetch(statement, *values)
 
     async def row(self, statement: str, *values: object) -> Row | None:
         """The first row, if any. Raises StoreUnavailable."""
         with refusing(UNREADABLE):
-            return await self._pool.fetchrow(statement, *values)
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                return await connection.fetchrow(statement, *values)
 
     async def value(self, statement: str, *values: object) -> Any:  # noqa: ANN401 - whatever the column holds
         """The first column of the first row. Raises StoreUnavailable."""
         with refusing(UNREADABLE):
-            return await self._pool.fetchval(statement, *values)
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                return await connection.fetchval(statement, *values)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:

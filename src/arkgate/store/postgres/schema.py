@@ -37,6 +37,7 @@ async def prepare(url: str, connection: Connection, now_ms: int) -> None:
     if revisions.is_behind(await refuse_unknown(connection)):
         await upgrade(url)
     async with connection.transaction():
+        await connection.execute("SET LOCAL lock_timeout = 0")  # whoever holds it is upgrading: wait
         await connection.execute("SELECT pg_advisory_xact_lock($1)", UPGRADE_LOCK)
         if await connection.fetchval("SELECT value FROM meta WHERE name = 'opened_at_ms'") is None:
             await connection.execute("INSERT INTO meta (name, value) VALUES ('opened_at_ms', $1)", now_ms)
@@ -53,9 +54,11 @@ async def upgrade(url: str, *, up_to: str | None = None) -> None:
     )
     try:
         async with engine.begin() as connection:
+            await connection.execute(sqlalchemy.text("SET LOCAL lock_timeout = 0"))
             await connection.execute(
                 sqlalchemy.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK}
             )
+            await connection.execute(sqlalchemy.text("SET LOCAL lock_timeout = '3s'"))
             await connection.run_sync(partial(revisions.apply_missing, up_to=up_to))
     except SQLAlchemyError as exc:
         raise StoreUnavailable(f"The ledger's tables cannot be upgraded: {exc}.") from exc

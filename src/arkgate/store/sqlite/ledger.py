@@ -95,6 +95,10 @@ class SqliteLedger:
         """Notes a fact about these books."""
         await self._run(lambda db, now: _note(db, fact, value))
 
+    async def note_once(self, fact: str, value: int) -> int:
+        """Notes a fact unless it is noted already."""
+        return await self._run(lambda db, now: _note_once(db, fact, value))
+
     def check(self) -> None:
         """Raises StoreUnavailable while the last change could not be made durable."""
         self._check()
@@ -102,6 +106,14 @@ class SqliteLedger:
     async def probe(self) -> None:
         """Finds out whether the books can be written."""
         await self._run(lambda db, now: _note(db, "probed_at_ms", now))
+
+
+def _note_once(database: sqlite3.Connection, name: str, value: int) -> int:
+    row = database.execute(queries.FACT, (name,)).fetchone()
+    if row is None:
+        _note(database, name, value)
+        return value
+    return int(row[0])
 
 
 def _note(database: sqlite3.Connection, name: str, value: int) -> None:
