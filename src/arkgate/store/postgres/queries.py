@@ -5,6 +5,7 @@ from typing import Any
 
 from arkgate.core.ledger import Answer
 from arkgate.core.money import Msat
+from arkgate.store.rows import INVOICE_COLUMNS
 
 # -- Verbs ----------------------------------------------------------------------------------------
 
@@ -77,18 +78,15 @@ USED = "SELECT used_v1($1, $2, $3)"
 
 SESSION_OF = "SELECT account_id, payment_hash FROM session WHERE session_id = $1"
 
-_INVOICE_COLUMNS = """payment_hash, account_id, node, purpose, payment_request, amount_msat, state,
-  created_at_ms, expires_at_ms, amount_paid_msat"""
-
-INVOICE = f"SELECT {_INVOICE_COLUMNS} FROM invoice WHERE payment_hash = $1"  # noqa: S608
+INVOICE = f"SELECT {INVOICE_COLUMNS} FROM invoice WHERE payment_hash = $1"  # noqa: S608
 
 INVOICES_DUE = f"""
-SELECT {_INVOICE_COLUMNS} FROM invoice
+SELECT {INVOICE_COLUMNS} FROM invoice
 WHERE node = $1 AND next_lookup_ms <= $2 ORDER BY next_lookup_ms LIMIT $3
 """  # noqa: S608
 
 INVOICES_AWAITED = f"""
-SELECT {_INVOICE_COLUMNS} FROM invoice
+SELECT {INVOICE_COLUMNS} FROM invoice
 WHERE node = $1 AND next_lookup_ms IS NOT NULL AND payment_hash > $2 ORDER BY payment_hash LIMIT $3
 """  # noqa: S608
 

@@ -13,7 +13,6 @@ from arkgate.core.ledger import (
     Finding,
     HoldState,
     InvoiceRecord,
-    InvoiceState,
     Reserved,
     ReserveOutcome,
     SessionRecord,
@@ -27,9 +26,9 @@ from arkgate.ports import Clock
 from arkgate.store.clock import day_of, next_midnight_ms
 from arkgate.store.credits import Credits
 from arkgate.store.postgres import audit, queries
-from arkgate.store.postgres.connections import Row
 from arkgate.store.postgres.reads import Reads
 from arkgate.store.postgres.snapshot import postgres_snapshot
+from arkgate.store.rows import invoice_of
 from arkgate.store.snapshot import BooksSnapshot
 
 
@@ -98,7 +97,7 @@ class PostgresStatements:
         invoice = await self._reads.row(queries.INVOICE, row["payment_hash"])
         if invoice is None:  # both were pruned between the two reads
             return None
-        return SessionRecord(session_id, row["account_id"], _invoice(invoice))
+        return SessionRecord(session_id, row["account_id"], invoice_of(invoice))
 
     async def call(self, account_id: str, request_id: str) -> CallRecord | None:
         """The newest call of that account under that request id."""
@@ -128,12 +127,12 @@ class PostgresStatements:
     async def invoices_to_look_up(self, node: str, *, limit: int) -> Sequence[InvoiceRecord]:
         """Unpaid invoices of that node that are due for a look-up."""
         rows = await self._reads.rows(queries.INVOICES_DUE, node, self._clock.now_ms(), limit)
-        return [_invoice(row) for row in rows]
+        return [invoice_of(row) for row in rows]
 
     async def invoices_awaited(self, node: str, *, after: bytes, limit: int) -> Sequence[InvoiceRecord]:
         """A page of the unpaid invoices of that node, due or not, in the order of their hashes."""
         rows = await self._reads.rows(queries.INVOICES_AWAITED, node, after, limit)
-        return [_invoice(row) for row in rows]
+        return [invoice_of(row) for row in rows]
 
     async def facts(self) -> Mapping[str, int]:
         """What is noted about these books."""
@@ -167,19 +166,3 @@ class PostgresStatements:
     def snapshot(self) -> AbstractAsyncContextManager[BooksSnapshot]:
         """One moment of the books."""
         return postgres_snapshot(self._reads, self._clock)
-
-
-def _invoice(row: Row) -> InvoiceRecord:
-    payment_hash, account_id, node, purpose, text, amount, state, created_at_ms, expires_at_ms, paid = row
-    return InvoiceRecord(
-        payment_hash=payment_hash,
-        account_id=account_id,
-        node=node,
-        purpose=purpose,
-        payment_request=text,
-        amount=amount,
-        state=InvoiceState(state),
-        created_at_ms=created_at_ms,
-        expires_at_ms=expires_at_ms,
-        amount_paid=paid,
-    )

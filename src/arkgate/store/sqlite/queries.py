@@ -5,6 +5,8 @@ between. RETURNING is not used: SQLite keeps its rows in a table of their own, w
 the read.
 """
 
+from arkgate.store.rows import INVOICE_COLUMNS
+
 # -- Accounts -------------------------------------------------------------------------------------
 
 OPEN_ACCOUNT = """
@@ -226,19 +228,16 @@ FROM account a WHERE account_id = ? AND kind = 'customer'
 
 ACCOUNT_BY_TOKEN = "SELECT account_id FROM account WHERE token_digest = ?"  # noqa: S105
 
-_INVOICE_COLUMNS = """payment_hash, account_id, node, purpose, payment_request, amount_msat, state,
-  created_at_ms, expires_at_ms, amount_paid_msat"""
-
-INVOICE = f"SELECT {_INVOICE_COLUMNS} FROM invoice WHERE payment_hash = ?"  # noqa: S608
+INVOICE = f"SELECT {INVOICE_COLUMNS} FROM invoice WHERE payment_hash = ?"  # noqa: S608
 
 INVOICES_DUE = f"""
-SELECT {_INVOICE_COLUMNS} FROM invoice
+SELECT {INVOICE_COLUMNS} FROM invoice
 WHERE node = ? AND next_lookup_ms <= ? ORDER BY next_lookup_ms LIMIT ?
 """  # noqa: S608
 
 # Few of all invoices are awaited, so their own index is read through.
 INVOICES_AWAITED = f"""
-SELECT {_INVOICE_COLUMNS} FROM invoice INDEXED BY invoice_lookup
+SELECT {INVOICE_COLUMNS} FROM invoice INDEXED BY invoice_lookup
 WHERE node = ? AND next_lookup_ms IS NOT NULL AND payment_hash > ? ORDER BY payment_hash LIMIT ?
 """  # noqa: S608
 

@@ -17,7 +17,6 @@ from arkgate.core.ledger import (
     Finding,
     HoldState,
     InvoiceRecord,
-    InvoiceState,
     Reserved,
     SessionRecord,
     Standing,
@@ -30,6 +29,7 @@ from arkgate.core.pricing import Quote
 from arkgate.ports import Clock
 from arkgate.store.clock import day_of, next_midnight_ms
 from arkgate.store.credits import Credits
+from arkgate.store.rows import invoice_of
 from arkgate.store.snapshot import BooksSnapshot
 from arkgate.store.sqlite import audit, earlier, queries
 from arkgate.store.sqlite.calls import allowance_of
@@ -146,7 +146,7 @@ class SqliteStatements:
         invoice = self._one(queries.INVOICE, (payment_hash,))
         if invoice is None:  # both were pruned between the two reads
             return None
-        return SessionRecord(session_id, account_id, _invoice(invoice))
+        return SessionRecord(session_id, account_id, invoice_of(invoice))
 
     async def call(self, account_id: str, request_id: str) -> CallRecord | None:
         """The newest call of that account under that request id."""
@@ -167,13 +167,13 @@ class SqliteStatements:
         """Unpaid invoices of that node that are due for a look-up."""
         due = (node, self._clock.now_ms(), limit)
         rows = await self._apart(lambda db: db.execute(queries.INVOICES_DUE, due).fetchall())
-        return [_invoice(row) for row in rows]
+        return [invoice_of(row) for row in rows]
 
     async def invoices_awaited(self, node: str, *, after: bytes, limit: int) -> Sequence[InvoiceRecord]:
         """A page of the unpaid invoices of that node, due or not, in the order of their hashes."""
         page = (node, after, limit)
         rows = await self._apart(lambda db: db.execute(queries.INVOICES_AWAITED, page).fetchall())
-        return [_invoice(row) for row in rows]
+        return [invoice_of(row) for row in rows]
 
     async def facts(self) -> Mapping[str, int]:
         """What is noted about these books."""
@@ -227,22 +227,6 @@ class SqliteStatements:
             result = read(database)
             database.execute("COMMIT")
             return result
-
-
-def _invoice(row: tuple[Any, ...]) -> InvoiceRecord:
-    payment_hash, account_id, node, purpose, text, amount, state, created_at_ms, expires_at_ms, paid = row
-    return InvoiceRecord(
-        payment_hash=payment_hash,
-        account_id=account_id,
-        node=node,
-        purpose=purpose,
-        payment_request=text,
-        amount=amount,
-        state=InvoiceState(state),
-        created_at_ms=created_at_ms,
-        expires_at_ms=expires_at_ms,
-        amount_paid=paid,
-    )
 
 
 def _call(database: sqlite3.Connection, now_ms: int, account_id: str, request_id: str) -> CallRecord | None:
