@@ -156,11 +156,11 @@ def _sqlite_step(_: _Reader, call: ast.Call, awaited: bool) -> str | None:
 
 def _postgres_step(_: _Reader, call: ast.Call, awaited: bool) -> str | None:
     """The statements that change the books, each a transaction of its own, and the answer to who asked."""
-    if isinstance(call.func, ast.Name):
-        return "pool.change" if call.func.id == "_again_if_crossed" else None
     if not isinstance(call.func, ast.Attribute):
         return None
     whom, verb = _last_name(call.func.value), call.func.attr
+    if verb == "_again_if_crossed":
+        return "pool.change"
     if (whom, verb) == ("connection", "fetch"):
         return "connection.fetch"
     return "call.answer" if verb == "answer" else None

@@ -174,8 +174,8 @@ class PostgresLedger:
     async def sweep(self, limit: int) -> Sequence[Swept]:
         """Releases open holds whose deadline has passed; what another replica swept meanwhile is its own."""
         with refusing(UNWRITTEN):
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-                overdue = await connection.fetch(queries.OVERDUE_HOLDS, self._clock.now_ms(), limit)
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as reader:
+                overdue = await reader.fetch(queries.OVERDUE_HOLDS, self._clock.now_ms(), limit)
         released = await asyncio.gather(
             *(self.release(row["call_id"], rules.SWEPT_REASON) for row in overdue)
         )
