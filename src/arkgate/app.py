@@ -125,9 +125,8 @@ async def _keyring(settings: Settings, store: Store) -> Keyring:
     """The keys of these books. Raises KeyfileError for a file that lacks one of them or has another."""
     keyring, unknown = keyring_of_books(settings.keys_file, await store.statements.facts())
     for name, value in unknown.items():
-        if (
-            await store.ledger.note_once(name, value) != value
-        ):  # another gateway was quicker, with another key
+        if await store.ledger.note_once(name, value) != value:
+            # Another gateway started at the same moment with a key of its own; this one is refused here.
             keyring_of_books(settings.keys_file, await store.statements.facts())
     return keyring
 
