@@ -27,7 +27,7 @@ from arkgate.store.postgres.connections import (
     unavailable,
 )
 
-LANES = 4
+LANES = 2
 WAITING_MAX = 2048
 """Calls that may wait in one lane; beyond it new ones are refused at once."""
 BATCH_MAX = 256
