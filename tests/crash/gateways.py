@@ -50,8 +50,10 @@ class Engine:
     name: str
     url: Callable[[Path, str], Awaitable[str]]
     """The URL of fresh books, by the test's folder and a word for them."""
+    locked: Callable[[str], AbstractAsyncContextManager[None]]
+    """Changes of the books at that URL wait while the block lasts."""
     unwritable: Callable[[str], AbstractAsyncContextManager[None]]
-    """Nothing can be written to the books at that URL while the block lasts: changes wait, then fail."""
+    """Changes of the books at that URL fail while the block lasts."""
     impatient: Mapping[str, Any]
     """The constants with which they fail soon."""
 

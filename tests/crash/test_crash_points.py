@@ -65,6 +65,21 @@ async def _locked_tables(url: str) -> AsyncIterator[None]:
         await other.close()
 
 
+@contextlib.asynccontextmanager
+async def _readonly_database(url: str) -> AsyncIterator[None]:
+    name = url.rpartition("/")[2]
+    reconnect = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    administrator = await asyncpg.connect(postgres.at("postgres"))
+    try:
+        await administrator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await administrator.execute(reconnect)
+        yield
+    finally:
+        await administrator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await administrator.execute(reconnect)
+        await administrator.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Engined:
     """An engine with the steps that are its own, and what reaches them."""
@@ -80,12 +95,18 @@ IMPATIENT_POSTGRES = {
 }
 ENGINES = {
     "sqlite": Engined(
-        Engine("sqlite", _file, _locked_file, {"arkgate.store.sqlite.connections.BUSY_SECONDS": 0.2}),
+        Engine(
+            "sqlite",
+            _file,
+            _locked_file,
+            _locked_file,
+            {"arkgate.store.sqlite.connections.BUSY_SECONDS": 0.2},
+        ),
         points.sqlite_steps(),
         scenarios.SQLITE,
     ),
     "postgres": Engined(
-        Engine("postgres", _database, _locked_tables, IMPATIENT_POSTGRES),
+        Engine("postgres", _database, _locked_tables, _readonly_database, IMPATIENT_POSTGRES),
         points.postgres_steps(),
         scenarios.POSTGRES,
     ),

@@ -104,6 +104,7 @@ LOST = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of a connection that the server ended while a statement was begun
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.PostgresSystemError,
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -183,7 +184,7 @@ async def connect(url: str, *, reads_only: bool = False, patient: bool = False) 
         )
         if reads_only:
             await connection.execute("SET default_transaction_read_only = on")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, *LOST) as exc:
+    except (asyncpg.PostgresError, *LOST) as exc:
         raise NotConnectedError(str(exc) or type(exc).__name__) from exc
     return connection
 
