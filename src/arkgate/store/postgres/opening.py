@@ -50,8 +50,9 @@ async def open_postgres_readonly(url: str, clock: Clock | None = None) -> AsyncI
 
     Raises StoreUnavailable when there are no books of this version's tables.
     """
-    async with open_reads(url) as reads, reads.snapshot() as snapshot:
-        revisions.refuse_behind(await schema.refuse_unknown(snapshot), shown(url))
+    async with open_reads(url) as reads:
+        async with reads.snapshot() as snapshot:
+            revisions.refuse_behind(await schema.refuse_unknown(snapshot), shown(url))
         async with _time(reads, clock) as forward:
             yield PostgresStatements(reads, forward, Credits())
 
