@@ -1,7 +1,7 @@
 """The revisions of the tables: which this version of the program knows, and how missing ones are applied."""
 
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.ledger import EQUITY_ACCOUNT, EXPENSE_ACCOUNT, INCOME_ACCOUNT
@@ -9,7 +9,7 @@ from arkgate.core.ledger import EQUITY_ACCOUNT, EXPENSE_ACCOUNT, INCOME_ACCOUNT
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-REVISIONS: tuple[str, ...] = ("0001", "0002")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003")
 """Every revision that this version can read or upgrade, oldest first."""
 
 REVISION_TABLE = "alembic_version"
@@ -65,3 +65,9 @@ def apply_missing(connection: "Connection", *, up_to: str | None = None) -> None
         config.set_main_option("script_location", str(scripts).replace("%", "%%"))
         config.attributes["connection"] = connection
         command.upgrade(config, up_to or REVISIONS[-1])
+
+
+def run_script(connection: "Connection", script: str) -> None:
+    """Runs many statements at once, which no prepared statement can."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.run_async(lambda asyncpg_connection: asyncpg_connection.execute(script))

@@ -40,7 +40,6 @@ RECONNECT_SECONDS_MAX = 2.0
 CROSSED_PAUSE_SECONDS = 0.005
 
 _UNWRITTEN = "The ledger cannot be written now"
-_CALLS = f"SELECT * FROM calls_v1({', '.join(f'${number}' for number in range(1, 17))})"  # noqa: S608 - places only
 _PROBE = """
 INSERT INTO meta (name, value) VALUES ('lane_probed_at_ms', 0)
 ON CONFLICT (name) DO UPDATE SET value = meta.value + 1
@@ -49,9 +48,17 @@ _APPLIED = {"reserve": "reserved", "settle": "settled", "release": "released"}
 log = structlog.get_logger(__name__)
 
 
+def statement_of(function: str) -> str:
+    """The statement that hands money calls to `calls_v1` or one of its successors."""
+    return f"SELECT * FROM {function}({', '.join(f'${number}' for number in range(1, 17))})"  # noqa: S608 - places only
+
+
+CALLS = statement_of("calls_v2")
+
+
 @dataclass(slots=True, eq=False)
 class MoneyCall:
-    """One call in a lane: the values of `calls_v1` in their order, and who waits for its row."""
+    """One call in a lane: the values of `calls_v2` in their order, and who waits for its row."""
 
     values: tuple[Any, ...]
     future: "asyncio.Future[Mapping[str, Any]]"
@@ -96,7 +103,7 @@ class Lane:
         self._task = asyncio.create_task(self._run(), name="ledger lane")
 
     async def call(self, values: tuple[Any, ...], *, size: int = 0) -> Mapping[str, Any]:
-        """The row that `calls_v1` answers, once it is durable. Raises StoreUnavailable, InternalError."""
+        """The row that `calls_v2` answers, once it is durable. Raises StoreUnavailable, InternalError."""
         if self._closing:
             raise StoreUnavailable("The ledger is closed.")
         if self.failure is not None:
@@ -124,6 +131,7 @@ class Lane:
             while batch := self._take():
                 await self._do(batch)
                 await self._recover()
+                await asyncio.sleep(0)  # who was answered now may ask again: it can still come along
             if self._closing:
                 return
 
@@ -189,7 +197,7 @@ class Lane:
     async def _send(self, batch: Sequence[MoneyCall]) -> None:
         connection = await self._connected()
         columns = zip(*(call.values for call in batch), strict=True)
-        rows = await connection.fetch(_CALLS, self._clock.now_ms(), *map(list, columns))
+        rows = await connection.fetch(CALLS, self._clock.now_ms(), *map(list, columns))
         self.failure = None
         for row in rows:
             batch[row["place"] - 1].answer(row)

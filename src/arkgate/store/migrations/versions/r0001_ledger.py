@@ -7,6 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from arkgate.store.revisions import run_script
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -55,12 +57,6 @@ def upgrade() -> None:
     op.create_table("meta", _text("name", primary_key=True), _int("value"), **PLAIN)
     if op.get_bind().dialect.name == "postgresql":
         run_script(op.get_bind(), FUNCTIONS.read_text())
-
-
-def run_script(connection: sa.Connection, script: str) -> None:
-    """Runs many statements at once, which no prepared statement can."""
-    driver: Any = connection.connection.dbapi_connection
-    driver.run_async(lambda asyncpg_connection: asyncpg_connection.execute(script))
 
 
 def _accounts() -> None:
