@@ -54,6 +54,7 @@ Run = Callable[[Race], None]
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """Runs a race in fresh books of each engine; every invariant holds after it."""
     engine: Racing = request.param
+    engine.prepare()
 
     def played(race: Race) -> None:
         async def whole() -> None:
