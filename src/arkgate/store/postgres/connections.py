@@ -1,9 +1,10 @@
 """How connections to PostgreSQL are made, which servers are refused, and how its errors become refusals."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -88,8 +89,12 @@ class Connection(Reader, Protocol):
 
 RETRY_AFTER_SECONDS = 5
 CONNECT_SECONDS = 5.0
-COMMAND_SECONDS = 6.0
-"""How long a statement may take; the server itself gives up a second earlier."""
+STATEMENT_SECONDS = 5.0
+"""How long a statement may take before the server gives it up."""
+PATIENT_SECONDS = 3600.0
+"""The same where it reads or changes the whole ledger."""
+ANSWER_SECONDS = 1.0
+"""How much later we give up the server, where it is stopped or its answers are lost."""
 ACQUIRE_SECONDS = 2.0
 """How long a caller waits for one of a pool's connections."""
 VERSION_MIN = 130_000
@@ -124,20 +129,31 @@ CROSSED = (
 
 _SETTINGS = {
     "application_name": "arkgate",
-    "statement_timeout": "5s",
     "lock_timeout": "3s",
-    "idle_in_transaction_session_timeout": "10s",
     # The functions' statements are all point look-ups: to plan them anew finds the same plan.
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     "plpgsql.check_asserts": "on",
     "default_transaction_isolation": "read committed",
     "timezone": "UTC",
-    # A client host that is gone must not keep its locks for hours.
+    # A client host that is gone must not keep its locks for hours. While rows are being sent to it no
+    # statement_timeout ends that, and the rows of a verb are sent before its commit.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "20s",
 }
+
+# The same towards the server: a connection that nothing comes through any more ends within 20 seconds,
+# however long its statement may take. What a system does not have is left out.
+_SOCKET_OPTIONS = (
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 10),
+    (socket.IPPROTO_TCP, "TCP_KEEPALIVE", 10),  # what macOS calls it
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 3),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 20_000),
+)
 
 
 def shown(url: str) -> str:
@@ -167,26 +183,37 @@ def refusing(what: str) -> Iterator[None]:
         raise InternalError(f"{what}.") from exc
 
 
-async def connect(url: str, *, reads_only: bool = False, patient: bool = False) -> Connection:
-    """A connection to the books. `patient`: its statements may take as long as they need.
+async def connect(url: str, *, reads_only: bool = False, seconds: float = STATEMENT_SECONDS) -> Connection:
+    """A connection to the books, whose statements may take so many seconds each.
 
     Raises NotConnectedError.
     """
-    settings = dict(_SETTINGS)
-    if patient:
-        settings["statement_timeout"] = settings["idle_in_transaction_session_timeout"] = "0"
+    limits = {
+        "statement_timeout": f"{int(seconds * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{int(2 * seconds * 1000)}ms",
+    }
     try:
-        connection: Connection = await asyncpg.connect(
+        connection = await asyncpg.connect(
             url,
             timeout=CONNECT_SECONDS,
-            command_timeout=None if patient else COMMAND_SECONDS,
-            server_settings=settings,
+            command_timeout=seconds + ANSWER_SECONDS,
+            server_settings=_SETTINGS | limits,
         )
+        _keep_alive(connection)
         if reads_only:
             await connection.execute("SET default_transaction_read_only = on")
     except (asyncpg.PostgresError, *LOST) as exc:
         raise NotConnectedError(str(exc) or type(exc).__name__) from exc
-    return connection
+    return cast(Connection, connection)
+
+
+def _keep_alive(connection: asyncpg.Connection) -> None:
+    """The driver has no setting for this, and makes its sockets itself."""
+    used = connection._transport.get_extra_info("socket")
+    if used.family != socket.AF_UNIX:
+        for level, option, value in _SOCKET_OPTIONS:
+            if hasattr(socket, option):
+                used.setsockopt(level, getattr(socket, option), value)
 
 
 @asynccontextmanager

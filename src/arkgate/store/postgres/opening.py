@@ -11,7 +11,14 @@ from arkgate.store.clock import ForwardClock
 from arkgate.store.credits import Credits
 from arkgate.store.postgres import schema
 from arkgate.store.postgres.clock import DatabaseClock
-from arkgate.store.postgres.connections import close, connect, refuse_unfit, refusing, shown
+from arkgate.store.postgres.connections import (
+    PATIENT_SECONDS,
+    close,
+    connect,
+    refuse_unfit,
+    refusing,
+    shown,
+)
 from arkgate.store.postgres.duties import PostgresDuties
 from arkgate.store.postgres.ledger import PostgresLedger, open_ledger
 from arkgate.store.postgres.news import News
@@ -59,7 +66,7 @@ async def open_postgres_readonly(url: str, clock: Clock | None = None) -> AsyncI
 
 async def _prepare(url: str, now_ms: int) -> None:
     with refusing(f"The ledger {shown(url)} cannot be opened"):
-        connection = await connect(url, patient=True)
+        connection = await connect(url, seconds=PATIENT_SECONDS)
         try:
             await refuse_unfit(connection, shown(url))
             await schema.prepare(url, connection, now_ms)

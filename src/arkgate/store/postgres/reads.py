@@ -6,6 +6,7 @@ from typing import Any
 
 from arkgate.store.postgres.connections import (
     ACQUIRE_SECONDS,
+    PATIENT_SECONDS,
     Connection,
     Pool,
     Row,
@@ -45,10 +46,13 @@ class Reads:
                 return await connection.fetchval(statement, *values)
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Connection]:
-        """A connection of its own on which every read sees the same moment; it blocks no writer."""
+    async def snapshot(self, *, seconds: float = PATIENT_SECONDS) -> AsyncIterator[Connection]:
+        """A connection of its own on which every read sees the same moment; it blocks no writer.
+
+        Each read may take so many seconds.
+        """
         with refusing(UNREADABLE):
-            connection = await connect(self._url, reads_only=True, patient=True)
+            connection = await connect(self._url, reads_only=True, seconds=seconds)
             try:
                 async with connection.transaction(isolation="repeatable_read", readonly=True):
                     yield connection

@@ -6,7 +6,7 @@ from typing import Any
 
 from arkgate.core.reports import Table
 from arkgate.store.postgres import schema
-from arkgate.store.postgres.connections import Connection, close, connect, refusing, shown
+from arkgate.store.postgres.connections import PATIENT_SECONDS, Connection, close, connect, refusing, shown
 from arkgate.store.restoring import OPENING_TABLES, not_empty, other_revision, other_table
 
 _COLUMNS = """
@@ -41,7 +41,7 @@ async def restore_postgres(
     """See `store.restoring.Opener`. Gateways that run on the empty books wait with their changes."""
     where = shown(url)
     with refusing(f"The ledger {where} cannot be restored"):
-        connection = await connect(url, patient=True)
+        connection = await connect(url, seconds=PATIENT_SECONDS)
         try:
             await _prepare(url, connection, revision)
             async with connection.transaction():

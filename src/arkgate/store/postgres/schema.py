@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool
 
 from arkgate.core.errors import StoreUnavailable
 from arkgate.store import revisions
-from arkgate.store.postgres.connections import Connection, connect
+from arkgate.store.postgres.connections import PATIENT_SECONDS, Connection, connect
 
 UPGRADE_LOCK = 0x61726B67_00000001
 """The advisory lock of whoever upgrades the tables."""
@@ -50,7 +50,9 @@ async def prepare(url: str, connection: Connection, now_ms: int) -> None:
 async def upgrade(url: str, *, up_to: str | None = None) -> None:
     """All revisions that are missing, in one transaction, or none. Raises StoreUnavailable."""
     engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda: connect(url, patient=True), poolclass=NullPool
+        "postgresql+asyncpg://",
+        async_creator=lambda: connect(url, seconds=PATIENT_SECONDS),
+        poolclass=NullPool,
     )
     try:
         async with engine.begin() as connection:

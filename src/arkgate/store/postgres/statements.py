@@ -31,6 +31,9 @@ from arkgate.store.postgres.snapshot import postgres_snapshot
 from arkgate.store.rows import invoice_of
 from arkgate.store.snapshot import BooksSnapshot
 
+SUMS_SECONDS = 30.0
+"""How long sums may take that a scrape of the metrics waits for."""
+
 
 class PostgresStatements:
     """Keeps the promises of `ports.Statements`."""
@@ -140,7 +143,7 @@ class PostgresStatements:
 
     async def totals(self) -> Totals:
         """Sums over the whole ledger."""
-        async with self._reads.snapshot() as snapshot:
+        async with self._reads.snapshot(seconds=SUMS_SECONDS) as snapshot:
             row = await snapshot.fetchrow(queries.TOTALS)
         assert row is not None, "sums are a row"
         posted, held, credited, open_holds = row
