@@ -1,7 +1,9 @@
 """The store's time: the given clock, kept from going back."""
 
 import time
+from collections.abc import Callable
 from threading import Lock
+from typing import Protocol
 
 from arkgate.ports import Clock
 
@@ -16,6 +18,18 @@ def day_of(at_ms: int) -> int:
 def next_midnight_ms(at_ms: int) -> int:
     """When the UTC day of a time ends."""
     return (day_of(at_ms) + 1) * DAY_MS
+
+
+class BooksClock(Protocol):
+    """`ports.Clock` of open books."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds; never goes back."""
+        ...
+
+    def certain_ms(self) -> int:
+        """Unix milliseconds that have passed even if a clock stepped: what is overdue by them is overdue."""
+        ...
 
 
 class SystemClock:
@@ -33,8 +47,9 @@ class ForwardClock:
     kept over a restart, so that a clock that was once far ahead can be put right.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, certain_ms: Callable[[], int] | None = None) -> None:
         self._clock = clock
+        self._certain_ms = certain_ms or self.now_ms
         self._floor = 0
         self._lock = Lock()  # the writer's thread and the event loop both ask
 
@@ -44,3 +59,7 @@ class ForwardClock:
         with self._lock:
             self._floor = max(self._floor, now)
             return self._floor
+
+    def certain_ms(self) -> int:
+        """As `BooksClock`, where the clock knows; it may go back and stay behind `now_ms`."""
+        return self._certain_ms()

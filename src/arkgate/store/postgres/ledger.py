@@ -28,9 +28,8 @@ from arkgate.core.ledger import (
     Swept,
 )
 from arkgate.core.money import Msat
-from arkgate.ports import Clock
 from arkgate.store import rules
-from arkgate.store.clock import next_midnight_ms
+from arkgate.store.clock import BooksClock, next_midnight_ms
 from arkgate.store.postgres import queries
 from arkgate.store.postgres.connections import (
     ACQUIRE_SECONDS,
@@ -57,7 +56,7 @@ Change = Callable[[Connection], Awaitable[T]]
 class PostgresLedger:
     """Keeps the promises of `ports.Ledger`."""
 
-    def __init__(self, lanes: Sequence[Lane], pool: Pool, clock: Clock) -> None:
+    def __init__(self, lanes: Sequence[Lane], pool: Pool, clock: BooksClock) -> None:
         self._lanes = lanes
         self._pool = pool
         self._clock = clock
@@ -175,7 +174,7 @@ class PostgresLedger:
         """Releases open holds whose deadline has passed; what another replica swept meanwhile is its own."""
         with refusing(UNWRITTEN):
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as reader:
-                overdue = await reader.fetch(queries.OVERDUE_HOLDS, self._clock.now_ms(), limit)
+                overdue = await reader.fetch(queries.OVERDUE_HOLDS, self._clock.certain_ms(), limit)
         released = await asyncio.gather(
             *(self.release(row["call_id"], rules.SWEPT_REASON) for row in overdue)
         )
@@ -187,12 +186,12 @@ class PostgresLedger:
 
     async def prune_answers(self, limit: int) -> int:
         """Forgets stored answers that are past their time."""
-        return int(await self._write(queries.PRUNE_ANSWERS, self._clock.now_ms(), limit))
+        return int(await self._write(queries.PRUNE_ANSWERS, self._clock.certain_ms(), limit))
 
     async def prune_invoices(self, limit: int, *, grace_ms: int) -> int:
         """Forgets invoices that ended unpaid, with the sessions that waited for them."""
         rules.grace(grace_ms)
-        return int(await self._write(queries.PRUNE_INVOICES, self._clock.now_ms() - grace_ms, limit))
+        return int(await self._write(queries.PRUNE_INVOICES, self._clock.certain_ms() - grace_ms, limit))
 
     async def mark_invoice(self, payment_hash: bytes, state: InvoiceState) -> None:
         """Notes that the node reports an invoice EXPIRED or CANCELLED."""
@@ -286,7 +285,7 @@ def _balance(row: Mapping[str, Any]) -> Balance:
 
 @asynccontextmanager
 async def open_ledger(
-    url: str, clock: Clock, *, lanes: int = LANES, batch_max: int = BATCH_MAX
+    url: str, clock: BooksClock, *, lanes: int = LANES, batch_max: int = BATCH_MAX
 ) -> AsyncIterator[PostgresLedger]:
     """The lanes and the connections for everything else that writes; what waits is done before the end."""
     async with open_pool(url, size=WRITERS_MAX) as pool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from arkgate.ports import Clock
 from arkgate.store import revisions
-from arkgate.store.clock import ForwardClock
+from arkgate.store.clock import BooksClock, ForwardClock, SystemClock
 from arkgate.store.credits import Credits
 from arkgate.store.postgres import schema
 from arkgate.store.postgres.clock import DatabaseClock
@@ -32,7 +32,7 @@ class PostgresStore:
 
     ledger: PostgresLedger
     statements: PostgresStatements
-    clock: Clock
+    clock: BooksClock
     duties: PostgresDuties
 
 
@@ -75,15 +75,15 @@ async def _prepare(url: str, now_ms: int) -> None:
 
 
 @asynccontextmanager
-async def _time(reads: Reads, clock: Clock | None) -> AsyncIterator[Clock]:
+async def _time(reads: Reads, clock: Clock | None) -> AsyncIterator[BooksClock]:
     """The given time, or the database's, measured again and again while the block runs."""
     if clock is not None:
         yield ForwardClock(clock)
         return
-    database = DatabaseClock(reads)
+    database = DatabaseClock(reads, SystemClock())
     await database.measure()
     async with _background(database.run()):
-        yield ForwardClock(database)
+        yield ForwardClock(database, database.certain_ms)
 
 
 @asynccontextmanager

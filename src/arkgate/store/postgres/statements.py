@@ -22,8 +22,7 @@ from arkgate.core.ledger import (
 )
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
-from arkgate.ports import Clock
-from arkgate.store.clock import day_of, next_midnight_ms
+from arkgate.store.clock import BooksClock, day_of, next_midnight_ms
 from arkgate.store.credits import Credits
 from arkgate.store.postgres import audit, queries
 from arkgate.store.postgres.reads import Reads
@@ -38,7 +37,7 @@ SUMS_SECONDS = 30.0
 class PostgresStatements:
     """Keeps the promises of `ports.Statements`."""
 
-    def __init__(self, reads: Reads, clock: Clock, credits_: Credits) -> None:
+    def __init__(self, reads: Reads, clock: BooksClock, credits_: Credits) -> None:
         self._credits = credits_
         self._reads = reads
         self._clock = clock
@@ -154,7 +153,7 @@ class PostgresStatements:
     async def verify(self) -> Sequence[Finding]:
         """Checks the invariants from one snapshot of the live database; repairs nothing."""
         async with self._reads.snapshot() as snapshot:
-            return await audit.verify(snapshot, self._clock.now_ms())
+            return await audit.verify(snapshot, self._clock.certain_ms())
 
     async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
         """Checks that every request a backend saw belongs to a committed hold (invariant 9)."""

@@ -1,0 +1,235 @@
+"""Clocks that step: replicas go by the database's time, and no hold is swept early because it stepped."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from arkgate import settings
+from arkgate.core.ledger import Reservation, SettleOutcome
+from arkgate.store.clock import DAY_MS, ForwardClock
+from arkgate.store.postgres import clock
+from arkgate.store.postgres.clock import BEHIND, DISPUTE_MS, STEPPED, ToldTime
+from arkgate.store.postgres.opening import PostgresStore, open_postgres
+from tests import postgres
+from tests.store.books import NOON, PRICE, answer_to, broken, call, pay, run
+from tests.test_settings import GOOD
+
+HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+
+
+class Clocks:
+    """The three clocks that a replica sees, each set by hand; all show the same at first."""
+
+    def __init__(self, *, database_ms: int = NOON, host_ms: int = NOON) -> None:
+        self.at = 5_000.0
+        self.database_ms = database_ms
+        self.host_ms = host_ms
+        self.time = ToldTime()
+        self.tell()
+
+    def tell(self) -> None:
+        """Measures the database's time."""
+        self.time.tell(self.database_ms, at=self.at, host_ms=self.host_ms)
+
+    def pass_ms(self, milliseconds: int) -> None:
+        """Lets time pass and measures."""
+        self.at += milliseconds
+        self.database_ms += milliseconds
+        self.host_ms += milliseconds
+        self.tell()
+
+    @property
+    def now_ms(self) -> int:
+        """The replica's time."""
+        return self.time.now_ms(self.at)
+
+    @property
+    def certain_ms(self) -> int:
+        """What is overdue by this is overdue."""
+        return self.time.certain_ms(self.at)
+
+
+def test_the_time_goes_on_between_two_looks_at_the_database() -> None:
+    clocks = Clocks()
+
+    clocks.at += 7_000
+
+    assert clocks.now_ms == clocks.certain_ms == NOON + 7_000
+
+
+def test_what_drift_explains_is_no_step() -> None:
+    clocks = Clocks()
+
+    with capture_logs() as logged:
+        for _ in range(100):
+            clocks.database_ms += 100
+            clocks.pass_ms(10_000)
+
+    assert clocks.now_ms == clocks.certain_ms == clocks.database_ms
+    assert logged == []
+
+
+@pytest.mark.parametrize("step_ms", [HOUR_MS, 400 * DAY_MS])
+def test_a_step_forward_is_the_new_time_and_makes_nothing_overdue(step_ms: int) -> None:
+    clocks = Clocks()
+    clocks.database_ms += step_ms
+
+    with capture_logs() as logged:
+        clocks.pass_ms(10_000)
+        clocks.pass_ms(10_000)
+
+    assert clocks.now_ms == NOON + 20_000 + step_ms
+    assert clocks.certain_ms == NOON + 20_000
+    assert [(line["event"], line["milliseconds"]) for line in logged] == [(STEPPED, step_ms)]
+
+
+def test_a_step_forward_is_believed_when_every_hold_from_before_it_has_ended() -> None:
+    clocks = Clocks()
+    clocks.database_ms += HOUR_MS
+    clocks.pass_ms(10_000)
+
+    clocks.pass_ms(int(DISPUTE_MS))
+    before = clocks.certain_ms
+    clocks.pass_ms(1)
+
+    assert before == clocks.host_ms - 1
+    assert clocks.certain_ms == clocks.now_ms == clocks.database_ms
+
+
+def test_a_second_step_begins_the_wait_anew() -> None:
+    clocks = Clocks()
+    clocks.database_ms += HOUR_MS
+    clocks.pass_ms(10_000)
+    clocks.pass_ms(int(DISPUTE_MS))
+    clocks.database_ms += HOUR_MS
+
+    clocks.pass_ms(10_000)
+
+    assert clocks.now_ms == clocks.certain_ms + 2 * HOUR_MS
+
+
+def test_a_step_that_is_taken_back_leaves_nothing_behind() -> None:
+    clocks = Clocks()
+    clocks.database_ms += HOUR_MS
+    clocks.pass_ms(10_000)
+    clocks.database_ms -= HOUR_MS
+
+    clocks.pass_ms(10_000)
+
+    assert clocks.certain_ms == clocks.now_ms == NOON + 20_000
+
+
+def test_after_a_step_back_nothing_is_overdue_by_the_later_time() -> None:
+    clocks = Clocks()
+    clocks.database_ms -= HOUR_MS
+
+    clocks.pass_ms(10_000)
+
+    assert clocks.certain_ms == clocks.database_ms
+    clocks.pass_ms(int(DISPUTE_MS) + 1)
+    clocks.pass_ms(10_000)
+    assert clocks.certain_ms == clocks.now_ms == clocks.database_ms
+
+
+def test_the_days_never_go_back_and_what_is_overdue_still_goes_by_the_database() -> None:
+    clocks = Clocks()
+    forward = ForwardClock(ByHand(clocks), lambda: clocks.certain_ms)
+    first = forward.now_ms()
+    clocks.database_ms -= HOUR_MS
+
+    clocks.pass_ms(10_000)
+
+    assert forward.now_ms() == first
+    assert forward.certain_ms() == clocks.database_ms
+
+
+def test_a_replica_that_starts_behind_the_database_sweeps_by_its_host() -> None:
+    with capture_logs() as logged:
+        clocks = Clocks(database_ms=NOON + HOUR_MS)
+    clocks.pass_ms(10_000)
+
+    assert clocks.now_ms == NOON + HOUR_MS + 10_000
+    assert clocks.certain_ms == NOON + 10_000
+    assert [line["event"] for line in logged] == [BEHIND]
+    clocks.host_ms += HOUR_MS  # somebody sets it right
+    clocks.pass_ms(10_000)
+    assert clocks.certain_ms == clocks.now_ms
+
+
+def test_a_host_whose_clock_is_ahead_makes_nothing_overdue() -> None:
+    clocks = Clocks(host_ms=NOON + HOUR_MS)
+
+    assert clocks.now_ms == clocks.certain_ms == NOON
+
+
+def test_a_host_whose_clock_steps_later_changes_nothing() -> None:
+    clocks = Clocks()
+    clocks.host_ms -= HOUR_MS
+
+    clocks.pass_ms(10_000)
+
+    assert clocks.now_ms == clocks.certain_ms == NOON + 10_000
+
+
+def test_a_dispute_lasts_longer_than_any_hold_that_the_settings_allow(tmp_path: Path) -> None:
+    longest = "[backend]\ntotal_timeout_seconds = 3600\nhold_margin_seconds = 3600"
+    for secret in ("tls.cert", "invoice.macaroon"):
+        (tmp_path / secret).write_bytes(b"here")
+    file = tmp_path / "arkgate.toml"
+    file.write_text(GOOD.replace("[backend]", longest))
+    assert settings.load(file).call_deadline_seconds * 1000 + MINUTE_MS <= DISPUTE_MS
+    file.write_text(GOOD.replace("[backend]", longest.replace("3600", "3601")))
+    with pytest.raises(settings.SettingsError) as refused:
+        settings.load(file)
+    assert len(refused.value.problems) == 2
+
+
+@pytest.mark.usefixtures("postgres_server")
+def test_no_replica_sweeps_a_call_under_way_when_the_database_comes_back_with_another_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock, "MEASURE_SECONDS", 0.02)
+
+    async def story() -> None:
+        async with postgres.database() as url, open_postgres(url) as store:
+            await pay(store, 2 * PRICE)
+            under_way, dead = await held(store, 180_000), await held(store, 500)
+            before = store.clock.now_ms()
+            monkeypatch.setattr(clock, "_NOW", clock._NOW.replace("* 1000", f"* 1000 + {HOUR_MS}"))
+            async with asyncio.timeout(5):
+                while store.clock.now_ms() < before + HOUR_MS:  # noqa: ASYNC110 - the clock is the store's own
+                    await asyncio.sleep(0.01)
+
+            async with open_postgres(url) as newcomer:
+                for replica in (store, newcomer):
+                    assert under_way.call_id not in [one.call_id for one in await replica.ledger.sweep(10)]
+                    assert broken(await replica.statements.verify()) == []
+            async with asyncio.timeout(5):
+                while (await store.statements.totals()).open_holds > 1:
+                    swept = await store.ledger.sweep(10)
+                    assert [one.call_id for one in swept] in ([], [dead.call_id])
+            settled = await store.ledger.settle(under_way.call_id, PRICE, answer_to(under_way))
+            assert settled.outcome is SettleOutcome.SETTLED
+
+    run(story())
+
+
+async def held(store: PostgresStore, lives_ms: int) -> Reservation:
+    """A call that is under way."""
+    asked = call(deadline_ms=store.clock.now_ms() + lives_ms)
+    await store.ledger.reserve(asked)
+    return asked
+
+
+class ByHand:
+    """`ports.Clock` of the clocks above."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return self._clocks.now_ms
