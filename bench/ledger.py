@@ -25,7 +25,6 @@ from arkgate.core.ledger import Answer, Reservation, Reserved, Resolved
 from arkgate.core.money import Msat
 from arkgate.ports import Clock
 from arkgate.store import Store, open_store, shown
-from arkgate.store.clock import ForwardClock
 from arkgate.store.credits import Credits
 from arkgate.store.postgres.ledger import open_ledger
 from arkgate.store.sqlite import calls
@@ -104,7 +103,7 @@ async def _ways(url: str, store: Store) -> AsyncIterator[Mapping[str, Verbs]]:
     PostgreSQL it has a connection for each of 32 clients.
     """
     if not isinstance(store, SqliteStore):
-        async with open_ledger(url, ForwardClock(store.clock), lanes=COMPARED, batch_max=1) as apart:
+        async with open_ledger(url, store.clock, lanes=COMPARED, batch_max=1) as apart:
             yield {GROUPED: store.ledger, ONE_BY_ONE: apart}
         return
     alone = Writer(connect_writer(Path(shown(url)), log_bytes=LOG_BYTES), store.clock, batch_max=1)
@@ -112,7 +111,7 @@ async def _ways(url: str, store: Store) -> AsyncIterator[Mapping[str, Verbs]]:
         database = await store.writer.run(lambda database, _: database)
         yield {
             GROUPED: store.ledger,
-            ONE_BY_ONE: SqliteLedger(alone, Credits()),
+            ONE_BY_ONE: SqliteLedger(alone, store.clock, Credits()),
             ON_THE_LOOP: OnTheLoop(database, store.clock),
         }
     finally:

@@ -9,7 +9,7 @@ from typing import Protocol
 from arkgate.core.errors import NotSupported
 from arkgate.ports import Clock, Duties, Ledger, Statements
 from arkgate.store.archive import Archive
-from arkgate.store.clock import SystemClock
+from arkgate.store.clock import BooksClock, SystemClock
 from arkgate.store.restoring import Restored, restore
 from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
 from arkgate.store.sqlite.restoring import restore_sqlite
@@ -32,7 +32,7 @@ class Store(Protocol):
         ...
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> BooksClock:
         """The books' own time."""
         ...
 

@@ -1,11 +1,11 @@
 """The store's time: the given clock, kept from going back."""
 
 import time
-from collections.abc import Callable
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from arkgate.ports import Clock
+from arkgate.store.told import ToldTime, steady_ms
 
 DAY_MS = 86_400_000
 
@@ -20,6 +20,7 @@ def next_midnight_ms(at_ms: int) -> int:
     return (day_of(at_ms) + 1) * DAY_MS
 
 
+@runtime_checkable
 class BooksClock(Protocol):
     """`ports.Clock` of open books."""
 
@@ -33,11 +34,21 @@ class BooksClock(Protocol):
 
 
 class SystemClock:
-    """`ports.Clock` of this host."""
+    """`BooksClock` of this host."""
+
+    def __init__(self) -> None:
+        self._time = ToldTime()
+        self.certain_ms()
 
     def now_ms(self) -> int:
         """Unix time in milliseconds."""
         return time.time_ns() // 1_000_000
+
+    def certain_ms(self) -> int:
+        """See `ToldTime`."""
+        now_ms, at = self.now_ms(), steady_ms()
+        self._time.tell(now_ms, at=at, host_ms=now_ms)
+        return self._time.certain_ms(at)
 
 
 class ForwardClock:
@@ -47,9 +58,8 @@ class ForwardClock:
     kept over a restart, so that a clock that was once far ahead can be put right.
     """
 
-    def __init__(self, clock: Clock, certain_ms: Callable[[], int] | None = None) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._certain_ms = certain_ms or self.now_ms
         self._floor = 0
         self._lock = Lock()  # the writer's thread and the event loop both ask
 
@@ -61,5 +71,8 @@ class ForwardClock:
             return self._floor
 
     def certain_ms(self) -> int:
-        """As `BooksClock`, where the clock knows; it may go back and stay behind `now_ms`."""
-        return self._certain_ms()
+        """The given clock's, which may go back; a clock that does not know is believed."""
+        if not isinstance(self._clock, BooksClock):
+            return self.now_ms()
+        with self._lock:
+            return self._clock.certain_ms()

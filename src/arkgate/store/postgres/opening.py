@@ -83,7 +83,7 @@ async def _time(reads: Reads, clock: Clock | None) -> AsyncIterator[BooksClock]:
     database = DatabaseClock(reads, SystemClock())
     await database.measure()
     async with _background(database.run()):
-        yield ForwardClock(database, database.certain_ms)
+        yield ForwardClock(database)
 
 
 @asynccontextmanager

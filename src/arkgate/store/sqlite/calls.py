@@ -205,9 +205,9 @@ def allowance_of(
     return AllowanceState(0 if row is None else row[0], calls_per_day, next_midnight_ms(now_ms))
 
 
-def sweep(database: sqlite3.Connection, now_ms: int, limit: int) -> Sequence[Swept]:
+def sweep(database: sqlite3.Connection, now_ms: int, overdue_ms: int, limit: int) -> Sequence[Swept]:
     """Releases what is past its deadline, oldest first."""
-    overdue = database.execute(queries.OVERDUE_HOLDS, (now_ms, limit)).fetchall()
+    overdue = database.execute(queries.OVERDUE_HOLDS, (overdue_ms, limit)).fetchall()
     for call_id, _, _ in overdue:
         release(database, now_ms, call_id, rules.SWEPT_REASON)
     return [Swept(*row) for row in overdue]

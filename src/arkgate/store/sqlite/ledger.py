@@ -19,6 +19,7 @@ from arkgate.core.ledger import (
     Swept,
 )
 from arkgate.core.money import Msat
+from arkgate.store.clock import BooksClock
 from arkgate.store.credits import Credits
 from arkgate.store.sqlite import calls, funding, queries
 from arkgate.store.sqlite.writer import Writer
@@ -27,7 +28,8 @@ from arkgate.store.sqlite.writer import Writer
 class SqliteLedger:
     """Keeps the promises of `ports.Ledger`."""
 
-    def __init__(self, writer: Writer, credits_: Credits) -> None:
+    def __init__(self, writer: Writer, clock: BooksClock, credits_: Credits) -> None:
+        self._clock = clock
         self._credits = credits_
         self._run = writer.run
         self._check = writer.check
@@ -73,15 +75,18 @@ class SqliteLedger:
 
     async def sweep(self, limit: int) -> Sequence[Swept]:
         """Releases open holds whose deadline has passed."""
-        return await self._run(lambda db, now: calls.sweep(db, now, limit))
+        overdue_ms = self._clock.certain_ms()
+        return await self._run(lambda db, now: calls.sweep(db, now, overdue_ms, limit))
 
     async def prune_answers(self, limit: int) -> int:
         """Forgets stored answers that are past their time."""
-        return await self._run(lambda db, now: calls.prune_answers(db, now, limit))
+        past_ms = self._clock.certain_ms()
+        return await self._run(lambda db, now: calls.prune_answers(db, past_ms, limit))
 
     async def prune_invoices(self, limit: int, *, grace_ms: int) -> int:
         """Forgets invoices that ended unpaid, with the sessions that waited for them."""
-        return await self._run(lambda db, now: funding.prune_invoices(db, now, limit, grace_ms))
+        past_ms = self._clock.certain_ms()
+        return await self._run(lambda db, now: funding.prune_invoices(db, past_ms, limit, grace_ms))
 
     async def mark_invoice(self, payment_hash: bytes, state: InvoiceState) -> None:
         """Notes that the node reports an invoice EXPIRED or CANCELLED."""

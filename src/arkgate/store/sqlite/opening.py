@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arkgate.ports import Clock, Duties
 from arkgate.store import revisions
-from arkgate.store.clock import ForwardClock
+from arkgate.store.clock import BooksClock, ForwardClock
 from arkgate.store.credits import Credits
 from arkgate.store.lock import writing_lock
 from arkgate.store.sqlite import schema
@@ -25,7 +25,7 @@ class SqliteStore:
 
     ledger: SqliteLedger
     statements: SqliteStatements
-    clock: Clock
+    clock: BooksClock
     duties: Duties
     writer: Writer
 
@@ -57,7 +57,8 @@ async def open_sqlite(
         try:
             credited = Credits()
             with closing(SqliteStatements(database, forward, credited)) as statements:
-                yield SqliteStore(SqliteLedger(writer, credited), statements, forward, SoleProcess(), writer)
+                ledger = SqliteLedger(writer, forward, credited)
+                yield SqliteStore(ledger, statements, forward, SoleProcess(), writer)
         finally:
             await writer.close()
 

@@ -26,8 +26,7 @@ from arkgate.core.ledger import (
 )
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
-from arkgate.ports import Clock
-from arkgate.store.clock import day_of, next_midnight_ms
+from arkgate.store.clock import BooksClock, day_of, next_midnight_ms
 from arkgate.store.credits import Credits
 from arkgate.store.rows import invoice_of
 from arkgate.store.snapshot import BooksSnapshot
@@ -47,7 +46,7 @@ class SqliteStatements:
     thread, on a connection of its own, from one snapshot.
     """
 
-    def __init__(self, path: Path, clock: Clock, credits_: Credits | None = None) -> None:
+    def __init__(self, path: Path, clock: BooksClock, credits_: Credits | None = None) -> None:
         self._credits = credits_
         self._path = path
         self._clock = clock
@@ -197,7 +196,7 @@ class SqliteStatements:
 
     def _verify(self) -> Sequence[Finding]:
         with refusing(_UNREADABLE), closing(connect_reader(self._path, with_checks=True)) as database:
-            return audit.verify(database, self._clock.now_ms())
+            return audit.verify(database, self._clock.certain_ms())
 
     async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
         """Checks that every request a backend saw belongs to a committed hold (invariant 9)."""

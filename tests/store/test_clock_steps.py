@@ -1,4 +1,4 @@
-"""Clocks that step: replicas go by the database's time, and no hold is swept early because it stepped."""
+"""Clocks that step: the books go by the new time, and no hold is swept early because of it."""
 
 import asyncio
 from pathlib import Path
@@ -8,10 +8,12 @@ from structlog.testing import capture_logs
 
 from arkgate import settings
 from arkgate.core.ledger import Reservation, SettleOutcome
-from arkgate.store.clock import DAY_MS, ForwardClock
+from arkgate.store import Store
+from arkgate.store.clock import DAY_MS, ForwardClock, SystemClock
 from arkgate.store.postgres import clock
-from arkgate.store.postgres.clock import BEHIND, DISPUTE_MS, STEPPED, ToldTime
-from arkgate.store.postgres.opening import PostgresStore, open_postgres
+from arkgate.store.postgres.opening import open_postgres
+from arkgate.store.sqlite.opening import open_sqlite
+from arkgate.store.told import BEHIND, DISPUTE_MS, STEPPED, ToldTime
 from tests import postgres
 from tests.store.books import NOON, PRICE, answer_to, broken, call, pay, run
 from tests.test_settings import GOOD
@@ -136,7 +138,7 @@ def test_after_a_step_back_nothing_is_overdue_by_the_later_time() -> None:
 
 def test_the_days_never_go_back_and_what_is_overdue_still_goes_by_the_database() -> None:
     clocks = Clocks()
-    forward = ForwardClock(ByHand(clocks), lambda: clocks.certain_ms)
+    forward = ForwardClock(ByHand(clocks))
     first = forward.now_ms()
     clocks.database_ms -= HOUR_MS
 
@@ -217,7 +219,27 @@ def test_no_replica_sweeps_a_call_under_way_when_the_database_comes_back_with_an
     run(story())
 
 
-async def held(store: PostgresStore, lives_ms: int) -> Reservation:
+def test_books_in_a_file_sweep_no_call_under_way_when_the_hosts_clock_steps(tmp_path: Path) -> None:
+    async def story() -> None:
+        host = SteppedHost()
+        async with open_sqlite(tmp_path / "ledger.db", host) as store:
+            await pay(store, 2 * PRICE)
+            under_way, dead = await held(store, 180_000), await held(store, 500)
+            host.step_ms = HOUR_MS
+
+            assert await store.ledger.sweep(10) == []
+            assert broken(await store.statements.verify()) == []
+            async with asyncio.timeout(5):
+                while not (swept := await store.ledger.sweep(10)):  # noqa: ASYNC110 - time has to pass
+                    await asyncio.sleep(0.05)
+            assert [one.call_id for one in swept] == [dead.call_id]
+            settled = await store.ledger.settle(under_way.call_id, PRICE, answer_to(under_way))
+            assert settled.outcome is SettleOutcome.SETTLED
+
+    run(story())
+
+
+async def held(store: Store, lives_ms: int) -> Reservation:
     """A call that is under way."""
     asked = call(deadline_ms=store.clock.now_ms() + lives_ms)
     await store.ledger.reserve(asked)
@@ -233,3 +255,17 @@ class ByHand:
     def now_ms(self) -> int:
         """Unix milliseconds."""
         return self._clocks.now_ms
+
+    def certain_ms(self) -> int:
+        """What is overdue by this is overdue."""
+        return self._clocks.certain_ms
+
+
+class SteppedHost(SystemClock):
+    """This host's clock, somebody's hand on it."""
+
+    step_ms = 0
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return super().now_ms() + self.step_ms
