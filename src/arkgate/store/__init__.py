@@ -53,7 +53,7 @@ def open_store(url: str, clock: Clock | None, *, log_bytes: int) -> AbstractAsyn
         return open_postgres(url, clock)
     path = Path(_path(url))
     path.parent.mkdir(parents=True, exist_ok=True)
-    return open_sqlite(path, clock or SystemClock(), log_bytes=log_bytes)
+    return open_sqlite(path, clock, log_bytes=log_bytes)
 
 
 @asynccontextmanager

@@ -69,3 +69,7 @@ class ToldTime:
     def certain_ms(self, at: float) -> int:
         """The earlier of the two times."""
         return int(at + min(self._told or 0.0, self._steady))
+
+    def unstepped_ms(self, at: float) -> int:
+        """The time as it would be without the step, while that is disputed."""
+        return int(at + self._steady)

@@ -1,6 +1,7 @@
 """Opens the ledger on PostgreSQL: the server, the tables, the time, what reads and what writes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ async def _time(reads: Reads, clock: Clock | None) -> AsyncIterator[BooksClock]:
     database = DatabaseClock(reads, SystemClock())
     await database.measure()
     async with _background(database.run()):
-        yield ForwardClock(database)
+        yield ForwardClock(database, steady_ns=time.monotonic_ns)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """Opens the ledger on SQLite: the lock, the tables, the writer and the readers, in that order."""
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from arkgate.ports import Clock, Duties
 from arkgate.store import revisions
-from arkgate.store.clock import BooksClock, ForwardClock
+from arkgate.store.clock import BooksClock, ForwardClock, SystemClock
 from arkgate.store.credits import Credits
 from arkgate.store.lock import writing_lock
 from arkgate.store.sqlite import schema
@@ -40,17 +41,18 @@ class SoleProcess:
 
 @asynccontextmanager
 async def open_sqlite(
-    path: Path | str, clock: Clock, *, log_bytes: int = LOG_BYTES
+    path: Path | str, clock: Clock | None, *, log_bytes: int = LOG_BYTES
 ) -> AsyncIterator[SqliteStore]:
     """Opens the books for writing, upgrades their tables, and closes them cleanly.
 
-    `log_bytes` of disk are taken for the write-ahead log before the first change.
+    Without a clock they go by the host's. `log_bytes` of disk are taken for the write-ahead log before
+    the first change.
 
     Raises StoreUnavailable when another process writes to them, when their tables are of a revision
     that this version does not know, or when the file cannot be opened.
     """
     database = _resolved(path)
-    forward = ForwardClock(clock)
+    forward = ForwardClock(clock) if clock else ForwardClock(SystemClock(), steady_ns=time.monotonic_ns)
     refuse_shared(database)
     with writing_lock(database):
         writer = Writer(_connect_and_prepare(database, forward.now_ms(), log_bytes), forward)
