@@ -88,6 +88,28 @@ def test_a_restart_keeps_everything(tmp_path: Path) -> None:
     run(after())
 
 
+@pytest.mark.parametrize("ahead_ms", [0, 3_600_000], ids=["right clock", "clock an hour ahead"])
+def test_what_a_dead_process_held_is_given_back_at_the_next_start(tmp_path: Path, ahead_ms: int) -> None:
+    path, asked = tmp_path / "ledger.db", call(key="k", deadline_ms=NOON + ahead_ms + 60_000)
+
+    async def before() -> None:
+        async with open_sqlite(path, ManualClock(NOON + ahead_ms)) as store:
+            await pay(store, PRICE)
+            await store.ledger.reserve(asked)
+
+    async def after() -> None:
+        async with open_sqlite(path, ManualClock()) as store:
+            swept = await store.ledger.sweep(10)
+            again = await store.ledger.reserve(call(key="k"))
+
+            assert [hold.call_id for hold in swept] == [asked.call_id]
+            assert again.outcome is ReserveOutcome.RESERVED
+            assert broken(await store.statements.verify()) == []
+
+    run(before())
+    run(after())
+
+
 def test_a_second_process_is_refused_with_the_first_ones_id(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
 

@@ -12,7 +12,7 @@ from arkgate.store import revisions
 from arkgate.store.clock import BooksClock, ForwardClock, SystemClock
 from arkgate.store.credits import Credits
 from arkgate.store.lock import writing_lock
-from arkgate.store.sqlite import schema
+from arkgate.store.sqlite import queries, schema
 from arkgate.store.sqlite.connections import LOG_BYTES, connect_reader, connect_writer, extend_log, refusing
 from arkgate.store.sqlite.disk import refuse_shared
 from arkgate.store.sqlite.ledger import SqliteLedger
@@ -74,11 +74,21 @@ def _connect_and_prepare(database: Path, now_ms: int, log_bytes: int) -> sqlite3
         connection = connect_writer(database, log_bytes=log_bytes)
         try:
             schema.prepare(connection, now_ms)
+            _give_up_holds(connection, now_ms)
             extend_log(connection, log_bytes)
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+def _give_up_holds(database: sqlite3.Connection, now_ms: int) -> None:
+    """Makes every open hold overdue: whoever took it had the lock that is ours now, and is dead.
+
+    Their deadlines are another process's time. Had its host's clock been an hour ahead, the payer
+    would wait for that hour.
+    """
+    database.execute(queries.BRING_DEADLINES_FORWARD, (now_ms - 1, now_ms - 1))
 
 
 @contextmanager

@@ -97,6 +97,9 @@ SELECT call_id, account_id, amount_msat FROM hold
 WHERE state = 'open' AND deadline_ms < ? ORDER BY deadline_ms LIMIT ?
 """
 
+# The holds of a process that has ended: the sweep takes them next, whatever its clock was.
+BRING_DEADLINES_FORWARD = "UPDATE hold SET deadline_ms = ? WHERE state = 'open' AND deadline_ms > ?"
+
 # -- The day's allowance --------------------------------------------------------------------------
 
 # Guarded twice: the WHERE of the SELECT for a day's first call, that of the UPDATE for the others.
