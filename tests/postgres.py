@@ -11,7 +11,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ import asyncpg
 import pytest
 
 from arkgate.store.postgres.schema import upgrade
+from tests.ports import free_port_base
 
 SUPERUSER = "postgres"
 START_SECONDS = 30.0
@@ -118,10 +118,7 @@ def new_server(*, parent: Path | None = None, **options: str) -> Server:
     initdb = [str(programs / "initdb"), "-U", SUPERUSER, "-A", "trust", "-N", "-E", "UTF8", "-D"]
     command = _as_its_user([*initdb, str(directory / "data")])
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    server = Server(programs, directory, port, options)
+    server = Server(programs, directory, free_port_base(), options)
     atexit.register(server.remove)
     server.start()
     return server

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import os
-import random
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -13,6 +11,7 @@ from pathlib import Path
 
 from arkgate import settings
 from arkgate.simulator.simulation import Simulation
+from tests.ports import free_port_base
 from tests.stage import write_settings
 
 PROGRAM = Path(sys.executable).with_name("arkgate")
@@ -62,18 +61,6 @@ async def arkgate(*arguments: str | Path, directory: Path, given: str = "", **va
     """Runs `arkgate` with arguments to its end, beside whatever the event loop does."""
     command = (PROGRAM, *arguments)
     return await asyncio.to_thread(execute, command, directory=directory, variables=variables, given=given)
-
-
-def free_port_base(offsets: Iterable[int] = (0, 1)) -> int:
-    """A number above which the ports at these offsets are free, out of reach of outgoing connections."""
-    choices = list(offsets)
-    for _ in range(100):
-        base = random.randrange(12_000, 31_000)
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for offset in choices:
-                stack.enter_context(socket.create_server(("127.0.0.1", base + offset)))
-            return base
-    raise AssertionError("there are no free ports")
 
 
 @dataclass(slots=True)

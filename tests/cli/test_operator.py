@@ -16,7 +16,8 @@ from arkgate.cli import main
 from arkgate.cli.template import TEMPLATE
 from arkgate.settings import Settings
 from arkgate.simulator.simulation import Simulation
-from tests.cli.program import arkgate, configured, free_port_base, serving, simulated, started
+from tests.cli.program import arkgate, configured, serving, simulated, started
+from tests.ports import free_port_base
 from tests.stage import MODEL, PROMPT, eventually, run
 
 MAINNET_INVOICE = (

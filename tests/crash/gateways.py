@@ -18,9 +18,9 @@ from arkgate.settings import Settings
 from arkgate.settings import load as load_settings
 from arkgate.simulator.simulation import Simulation
 from arkgate.store import read_store
-from tests.cli.program import free_port_base
 from tests.crash import child
 from tests.crash.child import Blow, Job
+from tests.ports import free_port_base
 from tests.stage import MODEL, eventually, write_settings
 
 PRICE_SATS = 50

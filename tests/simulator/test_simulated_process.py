@@ -13,7 +13,8 @@ from arkgate import settings
 from arkgate._proto.lnd import lightning_pb2, lightning_pb2_grpc
 from arkgate.cli.places import PLACES_FILE
 from arkgate.simulator import wallet
-from tests.cli.program import DEMO_OFFSETS, free_port_base
+from tests.cli.program import DEMO_OFFSETS
+from tests.ports import free_port_base
 
 
 def _start(data: Path, port_base: int) -> subprocess.Popen[str]:

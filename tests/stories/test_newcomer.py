@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.program import DEMO_OFFSETS, PROGRAM, Running, execute, free_port_base, started
+from tests.cli.program import DEMO_OFFSETS, PROGRAM, Running, execute, started
+from tests.ports import free_port_base
 from tests.stage import run
 
 FIRST_LINE, LAST_WORD = "# 1.", "Ctrl-C"
