@@ -46,7 +46,7 @@ test-postgres: $(VENV)/.dev
 	@ARKGATE_TEST_ENGINE=postgres ARKGATE_SKIPS_FAIL= $(BIN)/python -m pytest tests/gateway tests/web $(PYTEST)
 
 storm: $(VENV)/.dev
-	@$(BIN)/python -m tests.storm $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+	@GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.storm $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 crash: $(VENV)/.dev
 	@ARKGATE_CRASHES=200 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py $(PYTEST)

@@ -1,8 +1,10 @@
 """What breaks in a storm, one thing after the other, by a seed."""
 
 import asyncio
+import contextlib
 import random
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -11,7 +13,9 @@ from tests.postgres import Server
 from tests.storm.fleet import Fleet, Gate
 
 FAULTS = (None, None, None, None, None, None, None, "500", "429", "slow 0.2", "slow 2", "reset", "empty")
-CLOCK_STEPS_SECONDS = (-3600, -60, 60, 3600)
+CLOCK_STEPS_SECONDS = (-3600, -60, 0, 60, 3600)
+SUPERVISE_SECONDS = 0.5
+Event = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -21,62 +25,78 @@ class Weather:
     fleets: list[Fleet]
     server: Server
     dice: random.Random
-    fill_disks: bool = True
+    impossible: dict[str, str] = field(default_factory=dict)
+    """Kinds of weather that cannot be made here, by the event's name, and why."""
     kills: int = 0
-    events: dict[str, int] = field(default_factory=dict)
+    events: Counter[str] = field(default_factory=Counter)
+    _database: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def run(self, over: asyncio.Event) -> None:
-        """One event after the other until it is over; most are kills."""
-        plan: list[tuple[int, Callable[[], Awaitable[None]]]] = [
-            (30, self.kill_a_gate),
-            (2, self.stop_a_gate_politely),
-            (2, self.crash_the_database),
+    def plan(self) -> list[tuple[int, Event]]:
+        """Every kind of weather with its weight: most events are kills."""
+        return [
+            (30, self.kill_a_gateway),
+            (2, self.stop_a_gateway_politely),
+            (2, self.crash_or_restart_the_database),
             (2, self.restart_the_node),
             (2, self.cut_the_node_s_streams),
             (8, self.change_the_backend),
-            (self.fill_disks, self.fill_a_disk),
+            (1, self.fill_a_disk),
             (2, self.step_a_clock),
         ]
-        weights, events = zip(*plan, strict=True)
+
+    async def run(self, over: asyncio.Event) -> None:
+        """One event after the other until it is over."""
+        possible = [(weight, one) for weight, one in self.plan() if _name(one) not in self.impossible]
+        weights, events = zip(*possible, strict=True)
         while not over.is_set():
             (event,) = self.dice.choices(events, weights)
-            self.events[event.__name__] = self.events.get(event.__name__, 0) + 1
             await event()
             await asyncio.sleep(self.dice.uniform(0.2, 1.2))
+
+    async def supervise(self) -> None:
+        """For ever: starts again what ended because something that it needs to start was away."""
+        while True:
+            await self._start_the_database_if_it_ended()
+            for fleet in self.fleets:
+                for gate in fleet.gates:
+                    await gate.supervise()
+            await asyncio.sleep(SUPERVISE_SECONDS)
 
     def _gate(self) -> Gate:
         fleet = self.dice.choice(self.fleets)
         return self.dice.choice(fleet.gates)
 
-    async def kill_a_gate(self) -> None:
+    async def kill_a_gateway(self) -> None:
         """SIGKILL, and a new start a moment later."""
-        gate = self._gate()
-        await gate.stop(signal.SIGKILL)
+        await self._gate().restart(signal.SIGKILL, self.dice.uniform(0.0, 0.5))
         self.kills += 1
-        await asyncio.sleep(self.dice.uniform(0.0, 0.5))
-        await gate.start()
+        self.events["a gateway killed"] += 1
 
-    async def stop_a_gate_politely(self) -> None:
+    async def stop_a_gateway_politely(self) -> None:
         """SIGTERM: it drains."""
-        gate = self._gate()
-        await gate.stop(signal.SIGTERM)
-        await gate.start()
+        await self._gate().restart(signal.SIGTERM)
+        self.events["a gateway stopped politely"] += 1
 
-    async def crash_the_database(self) -> None:
+    async def crash_or_restart_the_database(self) -> None:
         """PostgreSQL ends as in a crash, or goes down politely, and comes back."""
         crash = self.dice.random() < 0.7
-        await asyncio.to_thread(self.server.stop, signal.SIGQUIT if crash else signal.SIGINT)
-        self.kills += crash
-        await asyncio.sleep(self.dice.uniform(0.0, 1.0))
-        await asyncio.to_thread(self.server.start)
+        async with self._database:
+            await asyncio.to_thread(self.server.stop, signal.SIGQUIT if crash else signal.SIGINT)
+            self.kills += crash
+            await asyncio.sleep(self.dice.uniform(0.0, 1.0))
+            await asyncio.to_thread(self.server.start)
+        self.events["PostgreSQL crashed" if crash else "PostgreSQL restarted"] += 1
 
     async def restart_the_node(self) -> None:
-        """The node is away for a moment, then locked for another."""
+        """The node's process is gone for a moment, then it is back and locked for another."""
         node = self.dice.choice(self.fleets).simulation.gate
+        await node.stop()
         node.habits.state = NodeState.LOCKED
-        node.cut_streams()
-        await asyncio.sleep(self.dice.uniform(0.2, 2.0))
+        await asyncio.sleep(self.dice.uniform(0.0, 1.5))
+        await node.start()
+        await asyncio.sleep(self.dice.uniform(0.2, 1.5))
         node.habits.state = NodeState.ACTIVE
+        self.events["the node restarted, locked at first"] += 1
 
     async def cut_the_node_s_streams(self) -> None:
         """Streams end in the middle, or stay and say nothing, or say everything twice."""
@@ -85,10 +105,14 @@ class Weather:
         node.habits.duplicate_events = self.dice.random() < 0.5
         node.habits.backlog_out_of_order = self.dice.random() < 0.5
         node.cut_streams()
+        self.events["the node's streams cut"] += 1
+        self.events["the node's streams silent afterwards"] += node.habits.streams_silent
 
     async def change_the_backend(self) -> None:
         """The backend fails in another way, or works."""
-        self.dice.choice(self.fleets).simulation.chat.faults.always = self.dice.choice(FAULTS)
+        fault = self.dice.choice(FAULTS)
+        self.dice.choice(self.fleets).simulation.chat.faults.always = fault
+        self.events[f"the backend answers {fault}" if fault else "the backend works"] += 1
 
     async def fill_a_disk(self) -> None:
         """The disk of a database is full for a moment."""
@@ -96,15 +120,16 @@ class Weather:
         await asyncio.to_thread(fleet.fill_disk)
         await asyncio.sleep(self.dice.uniform(0.5, 2.0))
         fleet.free_disk()
-        if not self.server.runs:  # PostgreSQL ends when it cannot write its log
-            await asyncio.to_thread(self.server.start)
+        self.events[f"the disk of {fleet.name} full"] += 1
 
     async def step_a_clock(self) -> None:
-        """One host's wall clock goes wrong."""
-        self._gate().set_clock(self.dice.choice(CLOCK_STEPS_SECONDS))
+        """One host's wall clock goes wrong, or is put right."""
+        offset = self.dice.choice(CLOCK_STEPS_SECONDS)
+        self._gate().set_clock(offset)
+        self.events[f"a clock set {offset:+d} s off" if offset else "a clock put right"] += 1
 
     async def clear_up(self) -> None:
-        """Everything works again."""
+        """Everything works again; the supervisor starts what ended."""
         for fleet in self.fleets:
             fleet.free_disk()
             habits = fleet.simulation.gate.habits
@@ -112,8 +137,17 @@ class Weather:
             fleet.simulation.chat.faults.always = None
             for gate in fleet.gates:
                 gate.set_clock(0)
-                if gate.running is None or gate.running.process.poll() is not None:
-                    await gate.stop(signal.SIGKILL)
-                    await gate.start()
-        if not self.server.runs:
-            await asyncio.to_thread(self.server.start)
+        await self._start_the_database_if_it_ended()
+
+    async def _start_the_database_if_it_ended(self) -> None:
+        """PostgreSQL ends when it cannot write its log, and does not start before it can."""
+        async with self._database:
+            if not self.server.runs:
+                with contextlib.suppress(RuntimeError):
+                    await asyncio.to_thread(self.server.start)
+                    self.events["PostgreSQL ended by itself and started again"] += 1
+
+
+def _name(event: Event) -> str:
+    name: str = getattr(event, "__name__")  # noqa: B009 - a callable need not have one, but a method has
+    return name
