@@ -374,7 +374,7 @@ def test_a_second_signal_ends_at_once_and_charges_nothing(tmp_path: Path) -> Non
             assert status == 130
             assert seconds < 1.5
             assert answer is None
-            assert (balance["balance_sats"], balance["held_sats"]) == (500, 50)
+            assert (balance["balance_sats"], balance["held_sats"]) == (500, 0)  # the next start gave it back
 
     run(story())
 
