@@ -6,18 +6,17 @@ in minutes.
 """
 
 import sqlite3
-import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 from arkgate.core.ledger import Finding
 from arkgate.store import audit
+from arkgate.store.sqlite.connections import connect_reader
 
 _CHUNK = 500
-_LONG_SECONDS = 0.5
-_CHECKPOINTS_MAX = 20
-_FRAMES_LEFT = 256
-"""What a busy writer adds while the rest is written back; it writes that back itself."""
-_PAUSE_SECONDS = 0.1
 _CACHE = "PRAGMA cache_size = -65536"
 
 _TABLES = ("account", "transfer", "hold", "allowance", "answer", "invoice", "session", "cursor", "meta")
@@ -50,36 +49,25 @@ _REFERENCES = (
 _SOUND = (*_CHECKED, *_REFERENCES)
 
 
-def verify(database: sqlite3.Connection, now_ms: int) -> Sequence[Finding]:
-    """One finding per invariant, in their order. The caller has begun no transaction."""
-    database.execute(_CACHE)
-    unsound = [broken for statement in _SOUND for broken in _ids_apart(database, statement)]
+def verify(path: Path, now_ms: int, *, at_once: int) -> Sequence[Finding]:
+    """One finding per invariant, in their order; so many statements are read at once."""
+    statements = [*_SOUND, *(rule.statement for rule in audit.RULES)]
+    with ThreadPoolExecutor(at_once, thread_name_prefix="arkgate-verify") as threads:
+        # What takes longest first, so that no thread ends long after the others.
+        broken = list(threads.map(partial(_ids, path), reversed(statements)))[::-1]
+    unsound = [what for ids in broken[: len(_SOUND)] for what in ids]
     findings = [audit.finding(0, "The database file is sound and its own checks hold", unsound)]
-    for rule in audit.RULES:
-        findings.append(audit.finding(rule.invariant, rule.sentence, _ids_apart(database, rule.statement)))
-    return [*findings, _overdue(database, now_ms)]
+    for rule, ids in zip(audit.RULES, broken[len(_SOUND) :], strict=True):
+        findings.append(audit.finding(rule.invariant, rule.sentence, ids))
+    with closing(connect_reader(path)) as database:
+        return [*findings, _overdue(database, now_ms)]
 
 
-def _ids_apart(database: sqlite3.Connection, statement: str) -> list[str]:
-    """What a statement finds in a snapshot of its own; after a long one the log may begin anew."""
-    started = time.monotonic()
-    ids = [str(row[0]) for row in database.execute(statement)]
-    if time.monotonic() - started > _LONG_SECONDS:
-        _write_log_back(database)
-    return ids
-
-
-def _write_log_back(database: sqlite3.Connection) -> None:
-    """Does for the writer what it could not while the snapshot was open, and gives it time for a commit.
-
-    A passive checkpoint makes nobody wait. Only when all of the log is written back and nobody reads
-    does the next commit begin it anew; a longer log would also make every page dearer to find.
-    """
-    for _ in range(_CHECKPOINTS_MAX):
-        busy, logged, written_back = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        time.sleep(_PAUSE_SECONDS)
-        if not busy and logged - written_back <= _FRAMES_LEFT:
-            return
+def _ids(path: Path, statement: str) -> list[str]:
+    """What a statement finds, on a connection and in a snapshot of its own."""
+    with closing(connect_reader(path, with_checks=True)) as database:
+        database.execute(_CACHE)
+        return [str(row[0]) for row in database.execute(statement)]
 
 
 def _overdue(database: sqlite3.Connection, now_ms: int) -> Finding:

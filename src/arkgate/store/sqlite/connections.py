@@ -33,7 +33,8 @@ def unavailable(what: str, exc: BaseException) -> StoreUnavailable:
 def connect_writer(path: Path, *, log_bytes: int = LOG_BYTES) -> sqlite3.Connection:
     """The one connection that writes. Makes the file if there is none, readable by its owner only.
 
-    `log_bytes` is how large the write-ahead log becomes before it is written back.
+    `log_bytes` is how much of the write-ahead log may stay on the disk. No commit writes it back: see
+    `checkpoints`.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     database = sqlite3.connect(
@@ -52,7 +53,7 @@ def connect_writer(path: Path, *, log_bytes: int = LOG_BYTES) -> sqlite3.Connect
         "foreign_keys = ON",
         "temp_store = MEMORY",
         "cache_size = -65536",
-        f"wal_autocheckpoint = {log_bytes // PAGE_BYTES}",
+        "wal_autocheckpoint = 0",
         f"journal_size_limit = {max(log_bytes, LOG_BYTES_KEPT)}",
     ):
         database.execute(f"PRAGMA {setting}")
@@ -74,6 +75,19 @@ def extend_log(database: sqlite3.Connection, log_bytes: int) -> None:
     finally:
         database.execute("ROLLBACK")
         database.execute(f"PRAGMA cache_size = {cache_size}")
+
+
+def connect_checkpointer(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing and writes the write-ahead log back; it waits for nobody."""
+    database = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=rw",
+        uri=True,
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    database.execute("PRAGMA synchronous = FULL")
+    return database
 
 
 def connect_reader(path: Path, *, with_checks: bool = False) -> sqlite3.Connection:

@@ -13,6 +13,7 @@ from arkgate.store.clock import BooksClock, ForwardClock, SystemClock
 from arkgate.store.credits import Credits
 from arkgate.store.lock import writing_lock
 from arkgate.store.sqlite import queries, schema
+from arkgate.store.sqlite.checkpoints import Checkpoints
 from arkgate.store.sqlite.connections import LOG_BYTES, connect_reader, connect_writer, extend_log, refusing
 from arkgate.store.sqlite.disk import refuse_shared
 from arkgate.store.sqlite.ledger import SqliteLedger
@@ -46,7 +47,7 @@ async def open_sqlite(
     """Opens the books for writing, upgrades their tables, and closes them cleanly.
 
     Without a clock they go by the host's. `log_bytes` of disk are taken for the write-ahead log before
-    the first change.
+    the first change; when it is that long it begins anew.
 
     Raises StoreUnavailable when another process writes to them, when their tables are of a revision
     that this version does not know, or when the file cannot be opened.
@@ -58,7 +59,10 @@ async def open_sqlite(
         writer = Writer(_connect_and_prepare(database, forward.now_ms(), log_bytes), forward)
         try:
             credited = Credits()
-            with closing(SqliteStatements(database, forward, credited)) as statements:
+            with (
+                closing(Checkpoints(database, writer.finish_log, log_bytes=log_bytes)),
+                closing(SqliteStatements(database, forward, credited)) as statements,
+            ):
                 ledger = SqliteLedger(writer, forward, credited)
                 yield SqliteStore(ledger, statements, forward, SoleProcess(), writer)
         finally:
@@ -100,5 +104,5 @@ def open_sqlite_readonly(path: Path | str, clock: Clock) -> Iterator[SqliteState
     database = _resolved(path)
     with refusing(f"The ledger {database} cannot be opened"), closing(connect_reader(database)) as connection:
         revisions.refuse_behind(schema.refuse_unknown(connection), str(database))
-    with closing(SqliteStatements(database, ForwardClock(clock))) as statements:
+    with closing(SqliteStatements(database, ForwardClock(clock), rules_at_once=2)) as statements:
         yield statements

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 import structlog
@@ -69,6 +69,7 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = False
         self._failure: sqlite3.Error | None = None
+        self._log_ends = Event()
         self._thread = Thread(target=self._main, name="arkgate-ledger", daemon=True)
         self._thread.start()
 
@@ -88,6 +89,10 @@ class Writer:
         if failure is not None:
             raise unavailable(_UNWRITTEN, failure)
 
+    def finish_log(self) -> None:
+        """Asks for the rest of the log to be written back before the next commit; from any thread."""
+        self._log_ends.set()
+
     async def close(self) -> None:
         """Commits what waits, writes the log back into the database file, and gives up the connection."""
         if not self._closing:
@@ -105,6 +110,9 @@ class Writer:
             if jobs:
                 self._commit(jobs)
                 self._wake(jobs)
+            if self._log_ends.is_set():
+                self._log_ends.clear()
+                self._write_log_back("PASSIVE")
         self._shut()
 
     def _take(self) -> tuple[list[_Job], bool]:
@@ -205,11 +213,14 @@ class Writer:
         except RuntimeError:
             log.warning("ledger answers have no reader", verbs=len(jobs))  # the loop is closed
 
-    def _shut(self) -> None:
+    def _write_log_back(self, manner: str) -> None:
         try:
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._database.execute(f"PRAGMA wal_checkpoint({manner})").fetchall()
         except sqlite3.Error as exc:
             log.warning("ledger not checkpointed", error=str(exc))  # the log is replayed at the next start
+
+    def _shut(self) -> None:
+        self._write_log_back("TRUNCATE")
         self._database.close()
 
 
