@@ -42,7 +42,7 @@ from tests.store.books import (
     session,
     settlement,
 )
-from tests.store.courses import ENGINES, Course, Manner, Racing, Verb
+from tests.store.courses import ENGINES, Course, Manner, Racing, Verb, several
 
 LATE = NOON + 60_001
 TOKEN = token_digest("ak_" + "0" * 32)
@@ -367,5 +367,52 @@ def test_an_account_that_two_give_a_token_has_one(play: Run, manner: Manner) -> 
             return lambda store: store.ledger.set_token(ALICE, token_digest=digest, key_version=version)
 
         assert await course.raced([giving(1), giving(2)], manner) == [1, 1]
+
+    play(race)
+
+
+@manners
+@pytest.mark.parametrize("calls_per_day", [None, 4], ids=["funds", "allowance"])
+def test_two_that_reserve_several_calls_each_share_what_there_is(
+    play: Run, manner: Manner, calls_per_day: int | None
+) -> None:
+    async def race(course: Course, clock: ManualClock) -> None:
+        await pay(course.store, 4 * PRICE if calls_per_day is None else 9 * PRICE)
+
+        def three(word: str) -> Verb:
+            return several([reserve(call(body=f"{word} {n}", calls_per_day=calls_per_day)) for n in range(3)])
+
+        first, second = await course.raced([three("one"), three("other")], manner)
+
+        refusal = ReserveOutcome.INSUFFICIENT if calls_per_day is None else ReserveOutcome.LIMIT_REACHED
+        assert [answer.outcome for answer in first] == [ReserveOutcome.RESERVED] * 3
+        assert [answer.outcome for answer in second] == [ReserveOutcome.RESERVED, refusal, refusal]
+        assert (await balance(course)).held == 4 * PRICE
+
+    play(race)
+
+
+@manners
+@pytest.mark.parametrize("settled_first", [True, False])
+@pytest.mark.parametrize("other", [settle, release, None], ids=["settle", "release", "sweep"])
+def test_several_holds_that_two_resolve_are_each_resolved_once(
+    play: Run, manner: Manner, settled_first: bool, other: Callable[[Reservation], Verb] | None
+) -> None:
+    async def race(course: Course, clock: ManualClock) -> None:
+        await pay(course.store, 3 * PRICE)
+        asked = [call(body=str(number)) for number in range(3)]
+        for one in asked:
+            await course.store.ledger.reserve(one)
+        clock.at_ms = LATE
+
+        others = sweep() if other is None else several([other(one) for one in asked])
+        verbs = [several([settle(one) for one in asked]), others]
+        ends = await course.raced(verbs if settled_first else verbs[::-1], manner)
+
+        settled: list[Resolved] = ends[0 if settled_first else 1]
+        charged = settled_first or other is settle
+        first = SettleOutcome.SETTLED if settled_first else SettleOutcome.REPLAYED
+        assert [end.outcome for end in settled] == [first if charged else SettleOutcome.RELEASED] * 3
+        assert await balance(course) == Balance(Msat(0 if charged else 3 * PRICE), Msat(0))
 
     play(race)
