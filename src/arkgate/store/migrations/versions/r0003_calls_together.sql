@@ -92,6 +92,10 @@ BEGIN
   FROM unnest(plan) GROUP BY account, service
   ON CONFLICT (account_id, service, day) DO UPDATE SET used = u.used + excluded.used,
     last_settled_call_id = coalesce(excluded.last_settled_call_id, u.last_settled_call_id);
+  ASSERT NOT EXISTS (
+    SELECT FROM unnest(plan) p JOIN allowance u
+      ON u.account_id = p.account AND u.service = p.service AND u.day = today AND u.used > p.calls_limit
+    WHERE p.verb = 'reserve'), 'calls done together met no allowance';
 
   IF takes > 0 THEN
     INSERT INTO hold (call_id, account_id, service, state, amount_msat, cost_msat, day, calls_per_day,
