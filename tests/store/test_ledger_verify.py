@@ -1,6 +1,8 @@
 """Each invariant of `verify` finds the books that were broken by hand, and names what broke them."""
 
+import asyncio
 import sqlite3
+import time
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 
 from arkgate.core.errors import InternalError
 from arkgate.core.ledger import Finding
-from arkgate.store.audit import RULES
+from arkgate.store import audit
+from arkgate.store.audit import RULES, Rule
 from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
 from tests.store.books import (
     ALICE,
@@ -174,3 +177,20 @@ def test_many_broken_rows_are_counted_and_the_first_named(tmp_path: Path) -> Non
     finding = broken(run(_verify(path)))[0]
 
     assert f"broken 5 times, at {0:032x}, {1:032x}, {2:032x} and more" in finding.sentence
+
+
+def test_whoever_gives_a_verification_up_does_not_wait_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0"
+    monkeypatch.setattr(audit, "RULES", (Rule(1, "never known", endless), *RULES[1:]))
+
+    async def story() -> None:
+        async with open_sqlite(tmp_path / "ledger.db", ManualClock()) as store:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await store.statements.verify()
+
+    started = time.monotonic()
+    run(story())  # whose loop waits for its threads
+    assert time.monotonic() - started < 10

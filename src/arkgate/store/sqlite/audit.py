@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from arkgate.core.ledger import Finding
@@ -49,25 +48,46 @@ _REFERENCES = (
 _SOUND = (*_CHECKED, *_REFERENCES)
 
 
-def verify(path: Path, now_ms: int, *, at_once: int) -> Sequence[Finding]:
-    """One finding per invariant, in their order; so many statements are read at once."""
-    statements = [*_SOUND, *(rule.statement for rule in audit.RULES)]
-    with ThreadPoolExecutor(at_once, thread_name_prefix="arkgate-verify") as threads:
-        # What takes longest first, so that no thread ends long after the others.
-        broken = list(threads.map(partial(_ids, path), reversed(statements)))[::-1]
-    unsound = [what for ids in broken[: len(_SOUND)] for what in ids]
-    findings = [audit.finding(0, "The database file is sound and its own checks hold", unsound)]
-    for rule, ids in zip(audit.RULES, broken[len(_SOUND) :], strict=True):
-        findings.append(audit.finding(rule.invariant, rule.sentence, ids))
-    with closing(connect_reader(path)) as database:
-        return [*findings, _overdue(database, now_ms)]
+class Verification:
+    """One look at all invariants, by so many threads at once; it can be given up at any moment."""
 
+    def __init__(self, path: Path, now_ms: int, *, at_once: int) -> None:
+        self._path = path
+        self._now_ms = now_ms
+        self._at_once = at_once
+        self._given_up = False
+        self._reading: set[sqlite3.Connection] = set()
 
-def _ids(path: Path, statement: str) -> list[str]:
-    """What a statement finds, on a connection and in a snapshot of its own."""
-    with closing(connect_reader(path, with_checks=True)) as database:
-        database.execute(_CACHE)
-        return [str(row[0]) for row in database.execute(statement)]
+    def findings(self) -> Sequence[Finding]:
+        """One finding per invariant, in their order. Raises sqlite3.OperationalError when given up."""
+        statements = [*_SOUND, *(rule.statement for rule in audit.RULES)]
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix="arkgate-verify") as threads:
+            # What takes longest first, so that no thread ends long after the others.
+            broken = list(threads.map(self._ids, reversed(statements)))[::-1]
+        unsound = [what for ids in broken[: len(_SOUND)] for what in ids]
+        findings = [audit.finding(0, "The database file is sound and its own checks hold", unsound)]
+        for rule, ids in zip(audit.RULES, broken[len(_SOUND) :], strict=True):
+            findings.append(audit.finding(rule.invariant, rule.sentence, ids))
+        with closing(connect_reader(self._path)) as database:
+            return [*findings, _overdue(database, self._now_ms)]
+
+    def give_up(self) -> None:
+        """Ends the statements under way; from any thread. A gateway that stops does not wait for minutes."""
+        self._given_up = True
+        for database in tuple(self._reading):
+            database.interrupt()
+
+    def _ids(self, statement: str) -> list[str]:
+        """What a statement finds, on a connection and in a snapshot of its own."""
+        with closing(connect_reader(self._path, with_checks=True)) as database:
+            database.execute(_CACHE)
+            self._reading.add(database)
+            try:
+                if self._given_up:
+                    raise sqlite3.OperationalError("given up")
+                return [str(row[0]) for row in database.execute(statement)]
+            finally:
+                self._reading.discard(database)
 
 
 def _overdue(database: sqlite3.Connection, now_ms: int) -> Finding:

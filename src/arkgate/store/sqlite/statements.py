@@ -201,12 +201,13 @@ class SqliteStatements:
 
     async def verify(self) -> Sequence[Finding]:
         """Checks the invariants on the live database, each from one snapshot; repairs nothing."""
-        return await asyncio.to_thread(self._verify)
-
-    def _verify(self) -> Sequence[Finding]:
         now_ms = self._clock.certain_ms()
-        with refusing(_UNREADABLE):
-            return audit.verify(self._path, now_ms, at_once=self._rules_at_once)
+        verification = audit.Verification(self._path, now_ms, at_once=self._rules_at_once)
+        try:
+            with refusing(_UNREADABLE):
+                return await asyncio.to_thread(verification.findings)
+        finally:
+            verification.give_up()
 
     async def verify_requests(self, call_ids: Sequence[str]) -> Finding:
         """Checks that every request a backend saw belongs to a committed hold (invariant 9)."""
