@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 import orjson
@@ -59,10 +59,32 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
+class LossyFile:
+    """A file to log to that loses what cannot be written: no log line decides about money.
+
+    The disk that is full may be the one that the log is on, and whoever read it may have gone.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Writes what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands on what was written, where that is possible."""
+        with contextlib.suppress(OSError, ValueError):
+            self._file.flush()
+
+
 def set_up_logs(level: str, *, for_people: bool = False) -> None:
     """Logs as one JSON object a line on standard error, or coloured lines for people."""
     number = getattr(logging, level.upper())
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+    file = LossyFile(sys.stderr)
+    logging.basicConfig(level=max(number, logging.WARNING), stream=file, format="%(name)s: %(message)s")
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -79,7 +101,7 @@ def set_up_logs(level: str, *, for_people: bool = False) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, file)),
         cache_logger_on_first_use=True,
     )
 

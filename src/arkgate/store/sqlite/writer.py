@@ -136,12 +136,12 @@ class Writer:
             if not self._together(jobs, now_ms):
                 self._one_by_one(jobs, now_ms)
         except sqlite3.Error as exc:
-            log.error("ledger not written", error=str(exc), verbs=len(jobs))
             self._failure = exc
             self._fail(jobs, partial(unavailable, _UNWRITTEN, exc))
+            log.error("ledger not written", error=str(exc), verbs=len(jobs))
         except Exception as exc:  # noqa: BLE001 - a dead writer would leave every caller waiting for ever
-            log.error("ledger writer failed", error=repr(exc), verbs=len(jobs))
             self._fail(jobs, partial(InternalError, "The ledger's writer failed."))
+            log.error("ledger writer failed", error=repr(exc), verbs=len(jobs))
 
     def _together(self, jobs: Sequence[_Job], now_ms: int) -> bool:
         """Hopes that no verb goes wrong, and saves the savepoints: 15 in 100 of a call's statements.
