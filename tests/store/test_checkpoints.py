@@ -31,7 +31,7 @@ async def books(directory: Path) -> AsyncIterator[Writer]:
     try:
         yield writer
     finally:
-        await asyncio.to_thread(checkpoints.close)
+        await checkpoints.close()
         await writer.close()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from arkgate.core.ledger import Reservation
 from arkgate.core.money import Msat
 from arkgate.store.clock import DAY_MS
 from arkgate.store.postgres.connections import Connection, connect
@@ -15,6 +16,7 @@ from arkgate.store.postgres.lanes import statement_of
 from arkgate.store.postgres.opening import PostgresStore, open_postgres
 from tests import postgres
 from tests.store.books import ALICE, BOB, NOON, PRICE, broken, call, hash_of, pay, run
+from tests.store.test_postgres import execute
 
 pytestmark = pytest.mark.usefixtures("postgres_server")
 
@@ -22,6 +24,10 @@ TABLES = ("account", "allowance", "hold", "transfer", "answer")
 STATEMENTS = 160
 CALLS_MAX = 24
 CAROL, STRANGER = "ca" * 16, "57" * 16
+_ROWS_READ = """
+SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
+FROM pg_stat_xact_user_tables WHERE relname IN ('account', 'allowance', 'hold', 'transfer', 'answer')
+"""
 Books = Mapping[str, Sequence[Any]]
 
 
@@ -81,6 +87,14 @@ async def outcome(
     return sorted(tuple(row) for row in rows), tables
 
 
+def _values(asked: Reservation, *, limit: int | None = None) -> tuple[Any, ...]:
+    """A reserve, as a statement has it."""
+    return (
+        *("reserve", asked.call_id, asked.account_id, asked.service, asked.price, limit, asked.deadline_ms),
+        *(asked.request_id, asked.request_hash, asked.idempotency_key, None, None, None, None, None),
+    )
+
+
 async def open_with_little_money(store: PostgresStore) -> None:
     """Three accounts that can pay for some of the calls."""
     for account_id, amount in ((ALICE, 300_000), (BOB, 800_000), (CAROL, 40_000)):
@@ -119,17 +133,32 @@ def test_what_is_done_together_is_told_with_the_balance_after_each() -> None:
             await pay(store, 10 * PRICE)
             connection = await connect(url)
             asked = [call(price=PRICE + place) for place in range(3)]
-            calls = [
-                (
-                    *("reserve", one.call_id, one.account_id, one.service, one.price, 5, one.deadline_ms),
-                    *(one.request_id, one.request_hash, None, None, None, None, None, None),
-                )
-                for one in asked
-            ]
+            calls = [_values(one, limit=5) for one in asked]
             rows, _ = await outcome(connection, "calls_v2", NOON, calls, kept=True)
 
         held = [row[3] for row in rows]
         assert held == [PRICE, 2 * PRICE + 1, Msat(3 * PRICE + 3)]
         assert [row[4] for row in rows] == [1, 2, 3]
+
+    run(story())
+
+
+def test_a_statement_reads_no_table_whole_however_new_the_books_are() -> None:
+    async def story() -> None:
+        async with postgres.database() as url, open_postgres(url) as store:
+            await execute(url, *(f"ALTER TABLE {name} SET (autovacuum_enabled = off)" for name in TABLES))
+            connection = await connect(url)
+            await pay(store, 10_000 * PRICE)
+            for _ in range(2):  # the first of them makes the plans, while there is next to nothing
+                asked = [call() for _ in range(200)]
+                await outcome(connection, "calls_v2", NOON, [_values(one) for one in asked], kept=True)
+            asked = [call() for _ in range(8)]
+            async with connection.transaction():
+                before = dict(await connection.fetch(_ROWS_READ))
+                columns = map(list, zip(*(_values(one) for one in asked), strict=True))
+                await connection.fetch(statement_of("calls_v2"), NOON, *columns)
+                read = {name: rows - before[name] for name, rows in await connection.fetch(_ROWS_READ)}
+
+        assert max(read.values()) <= 10 * len(asked), read
 
     run(story())

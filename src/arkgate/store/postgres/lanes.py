@@ -201,11 +201,13 @@ class Lane:
         self.failure = None
         for row in rows:
             batch[row["place"] - 1].answer(row)
+        for call in batch:
+            call.fail(InternalError("The ledger did not say what it did."))  # unless it did
 
     async def _lost(self, exc: BaseException) -> None:
-        if self.failure is None:
+        first, self.failure = self.failure is None, exc
+        if first:
             log.error("ledger not written", error=str(exc) or type(exc).__name__)
-        self.failure = exc
         if self._connection is not None:
             await close(self._connection)
             self._connection = None

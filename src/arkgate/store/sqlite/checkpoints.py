@@ -4,6 +4,7 @@ SQLite would do it in the commit that makes the log too long. After a long read,
 may be written back, one payer's commit would then wait for all that was written meanwhile.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +19,8 @@ PAUSE_SECONDS = 1.0
 FRAMES_LEFT = 256
 """What the writer writes back at most, in pages: a few milliseconds."""
 ROUNDS_MAX = 8
+FAILURES_TOLD = 60
+"""The first of so many failures in a row is logged."""
 log = structlog.get_logger(__name__)
 
 
@@ -42,24 +45,27 @@ class Checkpoints:
         self._log_bytes = log_bytes
         self._pause_seconds = pause_seconds
         self._closing = Event()
-        self._fails = False
+        self._failures = 0
         self._thread = Thread(target=self._main, name="arkgate-checkpoints", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Ends the thread, after what it does at the moment."""
+    async def close(self) -> None:
+        """Ends the thread, after what it does at the moment; that may be many pages."""
         self._closing.set()
-        self._thread.join()
+        try:
+            await asyncio.to_thread(self._thread.join)
+        finally:
+            self._thread.join()  # when cancelled meanwhile: the writer must be the last to close the file
 
     def _main(self) -> None:
         while not self._closing.is_set():
             try:
                 with closing(connect_checkpointer(self._path)) as database:
                     self._watch(database)
-            except sqlite3.Error as exc:  # a full disk, say: the log grows until it can be written back
-                if not self._fails:
-                    log.warning("ledger's log not written back", error=str(exc))
-                self._fails = True
+            except Exception as exc:  # noqa: BLE001 - without this thread the log would fill the disk
+                if self._failures % FAILURES_TOLD == 0:
+                    log.error("ledger's log cannot be written back and grows", error=str(exc))
+                self._failures += 1
                 self._closing.wait(self._pause_seconds)
 
     def _watch(self, database: sqlite3.Connection) -> None:
@@ -68,7 +74,7 @@ class Checkpoints:
             (version,) = database.execute("PRAGMA data_version").fetchone()
             if version != all_of:
                 all_of = version if self._write_back(database) else None
-                self._fails = False
+                self._failures = 0
 
     def _write_back(self, database: sqlite3.Connection) -> bool:
         """Whether all is written back; what a reader still needs where it is has to wait for it."""

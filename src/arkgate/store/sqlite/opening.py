@@ -57,16 +57,17 @@ async def open_sqlite(
     refuse_shared(database)
     with writing_lock(database):
         writer = Writer(_connect_and_prepare(database, forward.now_ms(), log_bytes), forward)
+        checkpoints = Checkpoints(database, writer.finish_log, log_bytes=log_bytes)
         try:
             credited = Credits()
-            with (
-                closing(Checkpoints(database, writer.finish_log, log_bytes=log_bytes)),
-                closing(SqliteStatements(database, forward, credited)) as statements,
-            ):
+            with closing(SqliteStatements(database, forward, credited)) as statements:
                 ledger = SqliteLedger(writer, forward, credited)
                 yield SqliteStore(ledger, statements, forward, SoleProcess(), writer)
         finally:
-            await writer.close()
+            try:
+                await checkpoints.close()
+            finally:
+                await writer.close()
 
 
 def _resolved(path: Path | str) -> Path:

@@ -2,7 +2,8 @@
 -- five a call. The others are done one after another, by the functions of the first revision.
 --
 -- Every row is found by its key. A plan is made once for each connection, maybe while the tables are small,
--- and would read them whole for ever: so these functions say that they do not.
+-- and would read them whole until they are analysed: so these functions switch that off, and look up in
+-- LATERAL with LIMIT or in a scalar subquery, which cannot become a hash of the whole table.
 
 -- A call with what it meets, and the balance and the day's count after it when it is done together.
 CREATE TYPE planned_v2 AS (
@@ -13,8 +14,10 @@ CREATE TYPE planned_v2 AS (
   certain boolean -- whether nothing can refuse it, in whatever order the statement's calls are done
 );
 
--- To be called when the accounts are locked: what it reads of them stays so until the commit. The calls of
--- an account are certain together or not at all:
+-- To be called when the accounts are locked: what it reads of them stays so until the commit. (A hold that
+-- was committed while they were being locked may name another account; the guards of `together_v2` then
+-- undo the statement, and its calls are sent alone.) The calls of an account are certain together or not at
+-- all:
 --   no call, request id or key is there before or twice in the statement; what is settled is open;
 --   money and allowance suffice for all reserves, also if no settle gave anything back.
 CREATE FUNCTION plan_v2(
@@ -30,7 +33,7 @@ BEGIN
       t.most, t.request, t.key, h.state, h.amount_msat, h.calls_per_day
     FROM unnest(verbs, calls, accounts, services, prices, limits, request_ids, keys) WITH ORDINALITY
       AS t (verb, call, account, service, price, most, request, key, place)
-    LEFT JOIN hold h ON h.call_id = t.call
+    LEFT JOIN LATERAL (SELECT * FROM hold h WHERE h.call_id = t.call LIMIT 1) h ON true
   ), met AS (
     SELECT q.*, a.posted_msat, a.held_msat, coalesce(u.used, 0) AS used,
       count(*) OVER (PARTITION BY q.call) = 1 AND CASE
@@ -39,15 +42,19 @@ BEGIN
           AND (q.most IS NULL OR q.most >= coalesce(u.used, 0)
             + count(*) FILTER (WHERE q.takes) OVER (PARTITION BY q.account, q.service))
           AND count(*) OVER (PARTITION BY q.account, q.request) = 1
-          AND NOT EXISTS (
-            SELECT FROM hold h WHERE h.account_id = q.account AND h.claimed_request_id = q.request)
-          AND (q.key IS NULL OR count(*) OVER (PARTITION BY q.account, q.key) = 1 AND NOT EXISTS (
-            SELECT FROM hold h WHERE h.account_id = q.account AND h.idempotency_key = q.key))
+          AND (SELECT h.call_id FROM hold h
+            WHERE h.account_id = q.account AND h.claimed_request_id = q.request) IS NULL
+          AND (q.key IS NULL OR count(*) OVER (PARTITION BY q.account, q.key) = 1
+            AND (SELECT h.call_id FROM hold h
+              WHERE h.account_id = q.account AND h.idempotency_key = q.key) IS NULL)
         ELSE false
       END AS sound
     FROM asked q
-    LEFT JOIN account a ON a.account_id = q.account AND a.kind = 'customer'
-    LEFT JOIN allowance u ON u.account_id = q.account AND u.service = q.service AND u.day = now_ms / 86400000
+    LEFT JOIN LATERAL (
+      SELECT * FROM account a WHERE a.account_id = q.account AND a.kind = 'customer' LIMIT 1) a ON true
+    LEFT JOIN LATERAL (
+      SELECT * FROM allowance u
+      WHERE u.account_id = q.account AND u.service = q.service AND u.day = now_ms / 86400000 LIMIT 1) u ON true
   )
   SELECT place, verb, call, account, service,
     CASE WHEN takes THEN price ELSE amount_msat END,
@@ -56,7 +63,7 @@ BEGIN
     (held_msat + coalesce(sum(CASE WHEN takes THEN price ELSE -amount_msat END) OVER so_far, 0))::bigint,
     used + count(*) FILTER (WHERE takes) OVER (PARTITION BY account, service ORDER BY place),
     CASE WHEN takes THEN most ELSE calls_per_day END,
-    bool_and(sound) OVER of_account
+    bool_and(coalesce(sound, false)) OVER of_account
       AND coalesce(coalesce(sum(price) FILTER (WHERE takes) OVER of_account, 0) <= posted_msat - held_msat, false)
   FROM met
   WINDOW of_account AS (PARTITION BY account), so_far AS (PARTITION BY account ORDER BY place);
@@ -109,7 +116,8 @@ BEGIN
   END IF;
   UPDATE hold h SET state = 'settled', cost_msat = p.cost, resolved_at_ms = now_ms
   FROM unnest(plan) p
-  WHERE p.verb = 'settle' AND h.call_id = p.call AND h.state = 'open' AND h.amount_msat >= p.cost;
+  WHERE p.verb = 'settle' AND h.call_id = p.call AND h.call_id = ANY (ARRAY(SELECT call FROM unnest(plan)))
+    AND h.state = 'open' AND h.amount_msat >= p.cost;
   GET DIAGNOSTICS met = ROW_COUNT;
   ASSERT met = settles, 'a hold was resolved twice';
   INSERT INTO transfer (transfer_id, kind, debit_account_id, credit_account_id, amount_msat, at_ms, detail)
@@ -146,7 +154,7 @@ BEGIN
       SELECT a FROM unnest(accounts) a WHERE a IS NOT NULL
       UNION SELECT h.account_id FROM hold h WHERE h.call_id = ANY (calls));
     PERFORM FROM account a WHERE a.account_id = ANY (concerned) ORDER BY a.account_id FOR NO KEY UPDATE;
-    SELECT array_agg(p) FILTER (WHERE p.certain), array_agg(p.place ORDER BY p.place) FILTER (WHERE NOT p.certain)
+    SELECT array_agg(p) FILTER (WHERE p.certain), array_agg(p.place ORDER BY p.place) FILTER (WHERE p.certain IS NOT TRUE)
     INTO plan, turns
     FROM plan_v2(now_ms, verbs, calls, accounts, services, prices, limits, request_ids, keys) p;
   END IF;
