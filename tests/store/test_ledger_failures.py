@@ -1,6 +1,7 @@
 """A full disk, a full queue, a killed process: what was acknowledged stays, what was not never happened."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from arkgate.core.errors import InternalError, StoreUnavailable
 from arkgate.core.ledger import Balance, HoldState, ReserveOutcome, Resolved, SettleOutcome
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
-from arkgate.store.sqlite.connections import connect_writer
+from arkgate.store.sqlite.connections import connect_writer, extend_log
 from arkgate.store.sqlite.opening import SqliteStore, open_sqlite
 from arkgate.store.sqlite.writer import Writer
 from tests.store.books import (
@@ -63,6 +64,14 @@ async def test_a_full_disk_refuses_the_batch_and_loses_nothing(
     found = await store.statements.call(ALICE, small.request_id)
     assert found is not None
     assert found.state is HoldState.OPEN
+
+
+def test_a_start_on_a_full_disk_says_that_it_is_full(tmp_path: Path) -> None:
+    with contextlib.closing(connect_writer(tmp_path / "ledger.db")) as database:
+        _pages_at_most(2, database)
+
+        with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+            extend_log(database, 1024 * 1024)
 
 
 @in_sqlite

@@ -73,7 +73,8 @@ def extend_log(database: sqlite3.Connection, log_bytes: int) -> None:
         database.execute("CREATE TABLE filling (content BLOB)")
         database.execute("INSERT INTO filling VALUES (zeroblob(?))", (log_bytes,))
     finally:
-        database.execute("ROLLBACK")
+        if database.in_transaction:  # a full disk has ended it already
+            database.execute("ROLLBACK")
         database.execute(f"PRAGMA cache_size = {cache_size}")
 
 
