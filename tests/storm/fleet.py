@@ -153,16 +153,17 @@ class Fleet:
     backend_log: Path
     """What its backend saw."""
 
-    def fill_disk(self) -> None:
-        """Takes all that is left of the database's disk, also while others take some of it."""
+    def fill_disk(self) -> bool:
+        """Takes all that is left of the database's disk, also beside others who write; whether it could."""
         with (self.disk / "filler").open("wb") as filler:
             for _ in range(FILL_TRIES):
                 left = shutil.disk_usage(self.disk).free
                 if not left:
-                    return
+                    return True
                 with contextlib.suppress(OSError):  # somebody was faster: try with what there is now
                     os.posix_fallocate(filler.fileno(), filler.tell(), left)
                     filler.seek(left, os.SEEK_CUR)
+        return False
 
     def free_disk(self) -> None:
         """Gives it back."""

@@ -117,10 +117,10 @@ class Weather:
     async def fill_a_disk(self) -> None:
         """The disk of a database is full for a moment."""
         fleet = self.dice.choice(self.fleets)
-        await asyncio.to_thread(fleet.fill_disk)
+        full = await asyncio.to_thread(fleet.fill_disk)
         await asyncio.sleep(self.dice.uniform(0.5, 2.0))
         fleet.free_disk()
-        self.events[f"the disk of {fleet.name} full"] += 1
+        self.events[f"the disk of {fleet.name} {'full' if full else 'not quite full'}"] += 1
 
     async def step_a_clock(self) -> None:
         """One host's wall clock goes wrong, or is put right."""
