@@ -18,7 +18,12 @@ def test_a_client_that_waits_is_named_with_what_it_was_told_and_its_books_are_au
             one.simulation.chat.faults.always = "500"
             shoppers = [Shopper(one, journal, seed) for seed in range(3)]
             shopping = [asyncio.create_task(shopper.run(over)) for shopper in shoppers]
-            await asyncio.sleep(4)
+
+            async def all_insist() -> bool:
+                told = [shopper.asking.told for shopper in shoppers if shopper.asking is not None]
+                return told == ["502 upstream_error"] * len(shoppers)
+
+            await eventually(all_insist, 60)
             over.set()
 
             found = await report.unfinished(shoppers, shopping, within_seconds=1)
