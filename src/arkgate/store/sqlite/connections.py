@@ -79,11 +79,11 @@ def extend_log(database: sqlite3.Connection, log_bytes: int) -> None:
 
 
 def connect_checkpointer(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing and writes the write-ahead log back; it waits for nobody."""
+    """A connection that changes nothing and writes the write-ahead log back."""
     database = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode=rw",
         uri=True,
-        timeout=0,
+        timeout=BUSY_SECONDS,  # to open it; a passive checkpoint waits for nobody
         isolation_level=None,
         check_same_thread=False,
     )
