@@ -10,10 +10,10 @@ from arkgate import settings
 from arkgate.core.ledger import Reservation, SettleOutcome
 from arkgate.store import Store
 from arkgate.store.clock import DAY_MS, ForwardClock, SystemClock
-from arkgate.store.postgres import clock
+from arkgate.store.postgres import clock, opening
 from arkgate.store.postgres.opening import open_postgres
 from arkgate.store.sqlite.opening import open_sqlite
-from arkgate.store.told import BEHIND, DISPUTE_MS, STEPPED, ToldTime
+from arkgate.store.told import BEHIND, DISPUTE_MS, STEP_MS_MAX, STEPPED, Step, ToldTime
 from tests import postgres
 from tests.store.books import NOON, PRICE, answer_to, broken, call, pay, run
 from tests.test_settings import GOOD
@@ -176,6 +176,89 @@ def test_a_host_whose_clock_steps_later_changes_nothing() -> None:
     assert clocks.now_ms == clocks.certain_ms == NOON + 10_000
 
 
+def test_who_starts_after_a_step_disputes_it_for_as_long_as_those_who_saw_it() -> None:
+    witness = Clocks()
+    witness.database_ms += HOUR_MS
+    witness.pass_ms(10_000)
+    witness.pass_ms(MINUTE_MS)
+    newcomer = Clocks(database_ms=witness.database_ms, host_ms=witness.database_ms)
+    assert witness.time.noticed == Step(HOUR_MS, NOON + HOUR_MS + 10_000)
+
+    newcomer.time.heed(witness.time.noticed, at=newcomer.at)
+
+    for clocks in (witness, newcomer):
+        clocks.pass_ms(int(DISPUTE_MS) - MINUTE_MS)
+        assert clocks.certain_ms == clocks.now_ms - HOUR_MS
+        clocks.pass_ms(1)
+        assert clocks.certain_ms == clocks.now_ms == clocks.database_ms
+
+
+def test_who_heeds_a_step_does_not_ask_its_host_any_more() -> None:
+    newcomer = Clocks(database_ms=NOON + HOUR_MS)
+    newcomer.time.heed(Step(HOUR_MS, NOON + HOUR_MS), at=newcomer.at)
+
+    newcomer.host_ms += HOUR_MS
+    newcomer.pass_ms(10_000)
+
+    assert newcomer.certain_ms == newcomer.now_ms - HOUR_MS
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "noticed_ms_ago"),
+    [(HOUR_MS, DISPUTE_MS + 1), (HOUR_MS, -STEP_MS_MAX - 1), (0, MINUTE_MS)],
+    ids=["too old", "of a time that was not to stay", "taken back"],
+)
+def test_a_step_that_is_over_is_not_heeded(step_ms: int, noticed_ms_ago: float) -> None:
+    newcomer = Clocks()
+
+    newcomer.time.heed(Step(step_ms, NOON - int(noticed_ms_ago)), at=newcomer.at)
+
+    assert newcomer.certain_ms == newcomer.now_ms == NOON
+    assert newcomer.time.noticed is None
+
+
+@pytest.mark.parametrize("noticed_ms_ago", [DISPUTE_MS, -STEP_MS_MAX])
+def test_a_step_that_lasts_is_heeded(noticed_ms_ago: float) -> None:
+    newcomer = Clocks()
+
+    newcomer.time.heed(Step(HOUR_MS, NOON - int(noticed_ms_ago)), at=newcomer.at)
+
+    assert newcomer.certain_ms == NOON - HOUR_MS
+
+
+def test_a_step_that_is_taken_back_is_taken_back_for_those_who_start_later() -> None:
+    clocks = Clocks()
+    clocks.database_ms += HOUR_MS
+    clocks.pass_ms(10_000)
+    clocks.database_ms -= HOUR_MS
+
+    clocks.pass_ms(10_000)
+
+    assert clocks.time.noticed == Step(0, NOON + 20_000)
+
+
+def test_a_step_is_no_news_when_its_dispute_ends_by_itself() -> None:
+    clocks = Clocks()
+    clocks.database_ms += HOUR_MS
+    clocks.pass_ms(10_000)
+    noticed = clocks.time.noticed
+
+    clocks.pass_ms(int(DISPUTE_MS) + 1)
+    clocks.pass_ms(10_000)
+
+    assert clocks.time.noticed is noticed is not None
+
+
+def test_a_host_that_is_behind_tells_nobody_of_a_step() -> None:
+    clocks = Clocks(database_ms=NOON + HOUR_MS)
+
+    clocks.pass_ms(10_000)
+    clocks.host_ms += HOUR_MS
+    clocks.pass_ms(10_000)
+
+    assert clocks.time.noticed is None
+
+
 def test_a_dispute_lasts_longer_than_any_hold_that_the_settings_allow(tmp_path: Path) -> None:
     longest = "[backend]\ntotal_timeout_seconds = 3600\nhold_margin_seconds = 3600"
     for secret in ("tls.cert", "invoice.macaroon"):
@@ -219,6 +302,38 @@ def test_no_replica_sweeps_a_call_under_way_when_the_database_comes_back_with_an
     run(story())
 
 
+@pytest.mark.usefixtures("postgres_server")
+def test_a_replica_that_starts_after_a_step_on_a_host_that_took_part_in_it_sweeps_no_call_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock, "MEASURE_SECONDS", 0.02)
+    right = clock._NOW
+
+    async def story() -> None:
+        async with postgres.database() as url, open_postgres(url) as store:
+            await pay(store, 2 * PRICE)
+            under_way, dead = await held(store, 180_000), await held(store, 500)
+            monkeypatch.setattr(clock, "_NOW", right.replace("* 1000", f"* 1000 + {HOUR_MS}"))
+            monkeypatch.setattr(SteppedHost, "step_ms", HOUR_MS)
+            monkeypatch.setattr(opening, "SystemClock", SteppedHost)
+            await noted(store, HOUR_MS)
+
+            async with open_postgres(url) as newcomer, opening.open_postgres_readonly(url) as reader:
+                assert under_way.call_id not in [one.call_id for one in await newcomer.ledger.sweep(10)]
+                assert broken(await reader.verify()) == []
+                async with asyncio.timeout(5):
+                    while (await store.statements.totals()).open_holds > 1:
+                        swept = await newcomer.ledger.sweep(10)
+                        assert [one.call_id for one in swept] in ([], [dead.call_id])
+                        await asyncio.sleep(0.01)
+            monkeypatch.setattr(clock, "_NOW", right)
+            await noted(store, 0)
+            settled = await store.ledger.settle(under_way.call_id, PRICE, answer_to(under_way))
+            assert settled.outcome is SettleOutcome.SETTLED
+
+    run(story())
+
+
 def test_books_in_a_file_sweep_no_call_under_way_when_the_hosts_clock_steps(tmp_path: Path) -> None:
     async def story() -> None:
         host = SteppedHost()
@@ -244,6 +359,16 @@ async def held(store: Store, lives_ms: int) -> Reservation:
     asked = call(deadline_ms=store.clock.now_ms() + lives_ms)
     await store.ledger.reserve(asked)
     return asked
+
+
+async def noted(store: Store, step_ms: int) -> None:
+    """Waits until the books say that the clock stepped so far, to the measurement's exactness."""
+    async with asyncio.timeout(5):
+        while True:
+            fact = (await store.statements.facts()).get(clock.STEP_FACT)
+            if fact is not None and abs(fact - step_ms) < STEP_MS_MAX:
+                return
+            await asyncio.sleep(0.01)
 
 
 class ByHand:

@@ -1,6 +1,7 @@
 """Time that a clock tells and that may step, and what is certain to have passed all the same."""
 
 import time
+from dataclasses import dataclass
 
 import structlog
 
@@ -20,13 +21,23 @@ def steady_ms() -> float:
     return time.monotonic() * 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of the clock that every replica goes by; zero milliseconds say that it was taken back."""
+
+    milliseconds: int
+    at_ms: int
+    """When it was noticed, by the time after it."""
+
+
 class ToldTime:
     """The time that a clock tells now and then, and beside it the time as it would be without any step.
 
     A step is believed at once: replicas share their days and deadlines, and a new one knows no other
     time. But it makes nothing overdue. Until every hold from before it has ended, a hold is only swept
     that is late by both times; so it is also while a replica that has just started finds its host behind
-    the database, because then it cannot know which of the two stepped.
+    the database, because then it cannot know which of the two stepped. What it cannot see at all, a step
+    from before it started that its host took part in, it has to be told by who did: see `heed`.
 
     All arguments are milliseconds; `at` is of the clock that never steps.
     """
@@ -38,23 +49,44 @@ class ToldTime:
         """Nothing else than the host's clock is known to compare with."""
         self._disputed: float | None = None
         self._disputed_at = 0.0
+        self.noticed: Step | None = None
+        """The latest step, for those that start after it; it stays when nothing is disputed any more."""
 
     def tell(self, told_ms: float, *, at: float, host_ms: float) -> None:
         """What the clock and the host's own showed at a moment."""
-        told = told_ms - at
-        if self._told is None or self._by_host:
+        told, first = told_ms - at, self._told is None
+        if first or self._by_host:
             behind = told_ms - host_ms
             self._by_host = behind > STEP_MS_MAX
             self._steady = told - behind if self._by_host else told
         self._told = told
         step = told - self._steady
         if abs(step) <= STEP_MS_MAX:
+            if self._disputed is not None and self.noticed is not None:
+                self.noticed = Step(0, int(told_ms))
             self._agree("the clocks agree again")
         elif self._disputed is None or abs(told - self._disputed) > STEP_MS_MAX:
             self._disputed, self._disputed_at = told, at
+            if not first:  # the host's clock alone is no witness: it may be wrong for ever
+                self.noticed = Step(round(step), int(told_ms))
             log.error(BEHIND if self._by_host else STEPPED, milliseconds=round(step))
         elif at - self._disputed_at > DISPUTE_MS:
             self._agree("no hold is left from before the clock stepped")
+
+    def heed(self, step: Step, *, at: float) -> None:
+        """Disputes, for as long as is left, a step that others noticed before this one knew the time.
+
+        They know which clock stepped, so the host's is not asked any more. Only who ran before the step
+        has calls under way from then, so what nobody noted makes nothing overdue.
+        """
+        assert self._told is not None, "told before"
+        passed = self.now_ms(at) - step.at_ms
+        if not step.milliseconds or not -STEP_MS_MAX <= passed <= DISPUTE_MS:
+            return
+        self._steady, self._by_host = self._told - step.milliseconds, False
+        self._disputed, self._disputed_at = self._told, at - passed
+        self.noticed = step
+        log.error(STEPPED, milliseconds=step.milliseconds)
 
     def _agree(self, why: str) -> None:
         assert self._told is not None, "told before"

@@ -1,17 +1,21 @@
 """The database's time on this host: measured now and then, kept in between by a clock that never steps."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from arkgate.core.errors import Refusal, StoreUnavailable
 from arkgate.ports import Clock
+from arkgate.store.postgres import queries
 from arkgate.store.postgres.reads import Reads
-from arkgate.store.told import ToldTime, steady_ms
+from arkgate.store.told import Step, ToldTime, steady_ms
 
 MEASURE_SECONDS = 10.0
 SLOWEST_MS = 500.0
 TRIES = 5
+STEP_FACT = "clock_step_ms"
+STEPPED_AT_FACT = "clock_stepped_at_ms"
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 log = structlog.get_logger(__name__)
 
@@ -27,6 +31,7 @@ class DatabaseClock:
         self._reads = reads
         self._host = host
         self._time = ToldTime()
+        self._noted: Step | None = None
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
@@ -47,11 +52,31 @@ class DatabaseClock:
                 return
         raise StoreUnavailable("The database is too slow to tell the time.")
 
-    async def run(self) -> None:
-        """Measures for ever."""
+    async def heed_steps(self) -> None:
+        """Reads in the books what they say of a step from before this replica. Raises StoreUnavailable."""
+        facts = {row["name"]: row["value"] for row in await self._reads.rows(queries.FACTS)}
+        if STEP_FACT in facts and STEPPED_AT_FACT in facts:
+            self._time.heed(Step(facts[STEP_FACT], facts[STEPPED_AT_FACT]), at=steady_ms())
+        self._noted = self._time.noticed
+
+    async def run(self, note: Callable[[Step], Awaitable[None]] | None = None) -> None:
+        """Measures for ever, and notes steps in the books, for replicas that start after them."""
         while True:
             await asyncio.sleep(MEASURE_SECONDS)
             try:
                 await self.measure()
             except Refusal as refusal:
                 log.info("the database's time was not measured", reason=refusal.message)
+                continue
+            if note is not None:
+                await self._share(note)
+
+    async def _share(self, note: Callable[[Step], Awaitable[None]]) -> None:
+        step = self._time.noticed
+        if step is None or step == self._noted:
+            return
+        try:
+            await note(step)
+            self._noted = step
+        except Refusal as refusal:  # tried again after the next measurement
+            log.warning("a step of the ledger's clock was not noted", reason=refusal.message)

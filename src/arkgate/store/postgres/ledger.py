@@ -42,6 +42,7 @@ from arkgate.store.postgres.connections import (
     unavailable,
 )
 from arkgate.store.postgres.lanes import BATCH_MAX, CROSSED_PAUSE_SECONDS, LANES, Lane
+from arkgate.store.told import Step
 
 UNWRITTEN = "The ledger cannot be written now"
 WRITERS_MAX = 4
@@ -209,6 +210,10 @@ class PostgresLedger:
     async def note_once(self, fact: str, value: int) -> int:
         """Notes a fact unless it is noted already."""
         return int(await self._write(queries.NOTE_ONCE, fact, value))
+
+    async def note_step(self, step: Step) -> None:
+        """Notes a step of the database's clock for replicas that start after it."""
+        await self._write(queries.NOTE_STEP, step.milliseconds, step.at_ms)
 
     def check(self) -> None:
         """Raises StoreUnavailable while the last change could not be made durable."""

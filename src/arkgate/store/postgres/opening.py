@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from arkgate.store.postgres.ledger import PostgresLedger, open_ledger
 from arkgate.store.postgres.news import News
 from arkgate.store.postgres.reads import Reads, open_reads
 from arkgate.store.postgres.statements import PostgresStatements
+from arkgate.store.told import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,15 @@ async def open_postgres(url: str, clock: Clock | None = None) -> AsyncIterator[P
     Any number of processes may have the same books open. Raises StoreUnavailable when the server
     cannot be reached or is unfit, or when the tables are of a revision that this version cannot work on.
     """
-    async with open_reads(url) as reads, _time(reads, clock) as forward:
-        await _prepare(url, forward.now_ms())
-        credited = Credits()
-        async with open_ledger(url, forward) as ledger, _background(News(url, credited).run()):
+    async with open_reads(url) as reads:
+        told = clock or await _measured(reads)
+        await _prepare(url, told.now_ms())
+        forward, credited = await _forward(told), Credits()
+        async with (
+            open_ledger(url, forward) as ledger,
+            _measuring(told, ledger.note_step),
+            _background(News(url, credited).run()),
+        ):
             statements = PostgresStatements(reads, forward, credited)
             yield PostgresStore(ledger, statements, forward, PostgresDuties(url))
 
@@ -61,7 +67,9 @@ async def open_postgres_readonly(url: str, clock: Clock | None = None) -> AsyncI
     async with open_reads(url) as reads:
         async with reads.snapshot() as snapshot:
             revisions.refuse_behind(await schema.refuse_unknown(snapshot), shown(url))
-        async with _time(reads, clock) as forward:
+        told = clock or await _measured(reads)
+        forward = await _forward(told)
+        async with _measuring(told):
             yield PostgresStatements(reads, forward, Credits())
 
 
@@ -75,16 +83,30 @@ async def _prepare(url: str, now_ms: int) -> None:
             await close(connection)
 
 
-@asynccontextmanager
-async def _time(reads: Reads, clock: Clock | None) -> AsyncIterator[BooksClock]:
-    """The given time, or the database's, measured again and again while the block runs."""
-    if clock is not None:
-        yield ForwardClock(clock)
-        return
+async def _measured(reads: Reads) -> DatabaseClock:
     database = DatabaseClock(reads, SystemClock())
     await database.measure()
-    async with _background(database.run()):
-        yield ForwardClock(database, steady_ns=time.monotonic_ns)
+    return database
+
+
+async def _forward(told: Clock) -> BooksClock:
+    """The given time, or the database's with what the books say of its steps."""
+    if not isinstance(told, DatabaseClock):
+        return ForwardClock(told)
+    await told.heed_steps()
+    return ForwardClock(told, steady_ns=time.monotonic_ns)
+
+
+@asynccontextmanager
+async def _measuring(
+    told: Clock, note: Callable[[Step], Awaitable[None]] | None = None
+) -> AsyncIterator[None]:
+    """Measures the database's time again and again while the block runs; a given one needs nothing."""
+    if not isinstance(told, DatabaseClock):
+        yield
+        return
+    async with _background(told.run(note)):
+        yield
 
 
 @asynccontextmanager

@@ -28,6 +28,12 @@ NOTE_FACT = """
 INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
 
+# Both or neither: the moment of one step with the width of another would be a step that never was.
+NOTE_STEP = """
+INSERT INTO meta (name, value) VALUES ('clock_step_ms', $1), ('clock_stepped_at_ms', $2)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
+"""
+
 # The update changes nothing and answers the row of whoever was quicker.
 NOTE_ONCE = """
 INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = meta.value
