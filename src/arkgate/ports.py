@@ -210,7 +210,11 @@ class Ledger(Protocol):
         ...
 
     async def sweep(self, limit: int) -> Sequence[Swept]:
-        """Releases at most `limit` open holds whose deadline has passed, oldest first."""
+        """Releases at most `limit` open holds whose deadline has passed, oldest first.
+
+        With several processes also those with a deadline further away than any call lives, once this one
+        has seen them open for longer than any call lives.
+        """
         ...
 
     async def prune_answers(self, limit: int) -> int:

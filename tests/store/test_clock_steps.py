@@ -10,10 +10,10 @@ from arkgate import settings
 from arkgate.core.ledger import Reservation, SettleOutcome
 from arkgate.store import Store
 from arkgate.store.clock import DAY_MS, ForwardClock, SystemClock
-from arkgate.store.postgres import clock, opening
+from arkgate.store.postgres import clock, ledger, opening
 from arkgate.store.postgres.opening import open_postgres
 from arkgate.store.sqlite.opening import open_sqlite
-from arkgate.store.told import BEHIND, DISPUTE_MS, STEP_MS_MAX, STEPPED, Step, ToldTime
+from arkgate.store.told import BEHIND, DISPUTE_MS, STEP_MS_MAX, STEPPED, Step, ToldTime, steady_ms
 from tests import postgres
 from tests.store.books import NOON, PRICE, answer_to, broken, call, pay, run
 from tests.test_settings import GOOD
@@ -330,6 +330,34 @@ def test_a_replica_that_starts_after_a_step_on_a_host_that_took_part_in_it_sweep
             await noted(store, 0)
             settled = await store.ledger.settle(under_way.call_id, PRICE, answer_to(under_way))
             assert settled.outcome is SettleOutcome.SETTLED
+
+    run(story())
+
+
+@pytest.mark.usefixtures("postgres_server")
+def test_a_dead_call_whose_deadline_a_short_error_put_far_away_is_swept_when_no_call_can_live_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        async with postgres.database() as url:
+            async with open_postgres(url) as store:
+                await pay(store, 4 * PRICE)
+                far = [await held(store, 400 * DAY_MS + number) for number in range(3)]
+                longest = await held(store, int(DISPUTE_MS) - MINUTE_MS)
+            async with open_postgres(url) as store:
+                later = 0.0
+                monkeypatch.setattr(ledger, "steady_ms", lambda: steady_ms() + later)
+                assert await store.ledger.sweep(1) == []
+                later = DISPUTE_MS - MINUTE_MS
+                assert await store.ledger.sweep(1) == []
+
+                later = DISPUTE_MS + 1
+                swept = [*await store.ledger.sweep(1), *await store.ledger.sweep(10)]
+
+                assert [one.call_id for one in swept] == [one.call_id for one in far]
+                assert broken(await store.statements.verify()) == []
+                settled = await store.ledger.settle(longest.call_id, PRICE, answer_to(longest))
+                assert settled.outcome is SettleOutcome.SETTLED
 
     run(story())
 

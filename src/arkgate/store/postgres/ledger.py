@@ -42,11 +42,13 @@ from arkgate.store.postgres.connections import (
     unavailable,
 )
 from arkgate.store.postgres.lanes import BATCH_MAX, CROSSED_PAUSE_SECONDS, LANES, Lane
-from arkgate.store.told import Step
+from arkgate.store.told import DISPUTE_MS, Step, steady_ms
 
 UNWRITTEN = "The ledger cannot be written now"
 WRITERS_MAX = 4
 LANES_REMEMBERED_MAX = 100_000
+FAR_MAX = 2_000
+"""How many holds with a deadline too far away are watched at a time: after a step all new ones are."""
 CROSSED_SECONDS = 5.0
 """How long a change is tried again that another one is in the way of."""
 _NOTHING: tuple[None, ...] = (None,) * 4
@@ -63,6 +65,8 @@ class PostgresLedger:
         self._clock = clock
         self._failure: BaseException | None = None
         self._lane_of_call: dict[str, Lane] = {}
+        self._far_since: dict[str, float] = {}
+        """Open holds whose deadline is too far away, and when the sweep saw them first by `steady_ms`."""
 
     async def open_session(self, session: SessionRecord, *, token_digest: bytes, key_version: int) -> None:
         """Opens a customer account with its token, a session and the session's open invoice."""
@@ -172,10 +176,17 @@ class PostgresLedger:
         return Resolved(ReleaseOutcome(row["outcome"]), _balance(row), self._allowance(row))
 
     async def sweep(self, limit: int) -> Sequence[Swept]:
-        """Releases open holds whose deadline has passed; what another replica swept meanwhile is its own."""
+        """Releases open holds whose deadline has passed; what another replica swept meanwhile is its own.
+
+        And those that a clock's short error gave a deadline further away than any call lives, as soon as
+        this process has seen them open for longer than any call lives.
+        """
+        certain_ms = self._clock.certain_ms()
         with refusing(UNWRITTEN):
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as reader:
-                overdue = await reader.fetch(queries.OVERDUE_HOLDS, self._clock.certain_ms(), limit)
+                overdue = await reader.fetch(queries.OVERDUE_HOLDS, certain_ms, limit)
+                far = await reader.fetch(queries.FAR_HOLDS, certain_ms + int(DISPUTE_MS), FAR_MAX)
+        overdue = [*overdue, *self._outlived(far)][:limit]
         released = await asyncio.gather(
             *(self.release(row["call_id"], rules.SWEPT_REASON) for row in overdue)
         )
@@ -224,6 +235,12 @@ class PostgresLedger:
     async def probe(self) -> None:
         """Finds out whether the books can be written, and by which lanes."""
         await self.note("probed_at_ms", self._clock.now_ms())
+
+    def _outlived(self, far: Sequence[Row]) -> list[Row]:
+        """Those that were seen open for longer than any call lives; what is gone is forgotten."""
+        at = steady_ms()
+        self._far_since = {row["call_id"]: self._far_since.get(row["call_id"], at) for row in far}
+        return [row for row in far if at - self._far_since[row["call_id"]] > DISPUTE_MS]
 
     async def _resolve(
         self,

@@ -45,6 +45,13 @@ SELECT call_id, account_id, amount_msat FROM hold
 WHERE state = 'open' AND deadline_ms < $1 ORDER BY deadline_ms LIMIT $2
 """
 
+# Deadlines that no call can have, the earliest first: where a gateway still goes by such a time, its new
+# calls come last and do not hide a dead one's.
+FAR_HOLDS = """
+SELECT call_id, account_id, amount_msat FROM hold
+WHERE state = 'open' AND deadline_ms > $1 ORDER BY deadline_ms LIMIT $2
+"""
+
 # Two replicas that prune at once take different rows.
 PRUNE_ANSWERS = """
 WITH past AS (
