@@ -118,6 +118,52 @@ def test_amounts_that_no_wallet_writes_are_refused(head: str) -> None:
         read_bolt11(head + data)
 
 
+def words(number: int, count: int) -> str:
+    """A number as so many letters of bech32."""
+    return "".join("qpzry9x8gf2tvdw0s3jn54khce6mua7l"[number >> 5 * at & 31] for at in reversed(range(count)))
+
+
+END = "q" * (104 + 6)
+HASH_FIELD = "pp5" + words(7 << 4, 52)  # 256 bits of the number 7, and four bits of padding
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("hello", "this is not a BOLT11 invoice"),
+        (f"lnbc1{words(9, 7)}{HASH_FIELD}b{END}", "the invoice holds a character that bech32 does not have"),
+        (f"lnbc1{words(9, 6)}{END}", "the invoice is cut short"),
+        (f"lnbc1{words(9, 7)}{HASH_FIELD[:-1]}{END}", "the invoice is cut short"),
+        (f"lnbc1{words(9, 7)}{END}", "the invoice has no payment hash"),
+        (
+            f"lnbc1p1{words(9, 7)}{HASH_FIELD}{END}",
+            "the invoice's amount is not a whole number of millisatoshis",
+        ),
+    ],
+)
+def test_a_text_that_cannot_be_read_says_why(text: str, sentence: str) -> None:
+    with pytest.raises(InvoiceError, match=f"^{sentence}$"):
+        read_bolt11(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expiry_seconds"),
+    [
+        (HASH_FIELD, DEFAULT_EXPIRY_SECONDS),
+        (f"{HASH_FIELD}xqz{words(60, 2)}", 60),
+        (f"{HASH_FIELD}xqq", 0),  # a field without a value at the very end
+        (f"xqz{words(60, 2)}{HASH_FIELD}xqz{words(61, 2)}", 60),
+        (f"{HASH_FIELD}xp", DEFAULT_EXPIRY_SECONDS),  # two words more are no field
+    ],
+)
+def test_the_fields_of_an_invoice_are_read_to_the_last_word(fields: str, expiry_seconds: int) -> None:
+    invoice = read_bolt11(f"lnbc1{words(9, 7)}{fields}{END}")
+
+    assert (invoice.created_at, invoice.amount) == (9, None)
+    assert invoice.payment_hash == (7).to_bytes(32, "big")
+    assert invoice.expiry_seconds == expiry_seconds
+
+
 def test_an_invoice_without_a_payment_hash_is_refused() -> None:
     text = encoded("bc", amount_msat=1000, expiry_seconds=None)
     head, _, data = text.rpartition("1")

@@ -54,6 +54,35 @@ def test_a_tag_copied_to_another_payment_is_foreign() -> None:
     assert ring.read_tag(ring.tag(PURPOSE, HASH), secrets.token_bytes(32)) is None
 
 
+def test_what_is_derived_from_a_key_never_changes() -> None:
+    """Tokens, macaroons and invoices are out there; each of these values was given to somebody."""
+    ring = Keyring({1: bytes(range(32)), 258: bytes(range(32, 64))})
+
+    assert ring.root_key(b"id", version=1) == bytes.fromhex(
+        "5f3b9cd57a9b97d738820799af55dfbf36c484a4faf8d04f20c2d00465bdc1a2"
+    )
+    assert ring.token(ACCOUNT, version=1) == "ak_0e844a49b2c4db68b48981763b9910d0"
+    assert ring.fingerprint(1) == 14911930950820671
+    assert ring.digest(b"request", b"body") == bytes.fromhex(
+        "effde7eb4476d5a677f75bd8a8184df247d26dc5066900a758afa05728803e64"
+    )
+    assert ring.digest(b"a label of more than 16 bytes", b"") == ring.digest(b"a label of more ", b"")
+    assert ring.tag(PURPOSE, bytes(32)) == "[AgECASNFZ4mrze8BI0VniavN7yz8ek-gPMhU8ec3lw]"
+    assert token_digest("ak_1") == bytes.fromhex(
+        "1ec43aa57b577d047b9dde937f873ce5988f9961fdb5a77a858c192f01f12223"
+    )
+
+
+def test_a_tag_of_a_version_above_255_comes_back() -> None:
+    ring = Keyring({258: OLD})
+
+    assert ring.read_tag(ring.tag(PURPOSE, HASH), HASH) == Tag(PURPOSE, 258)
+
+
+def test_eight_different_bytes_and_the_last_version_make_a_key() -> None:
+    assert Keyring({65_535: b"12345678" * 4}).current == 65_535
+
+
 def test_keys_do_not_show_in_a_representation() -> None:
     assert OLD.hex() not in repr(Keyring({1: OLD}))
     assert repr(OLD) not in repr(Keyring({1: OLD}))
@@ -102,10 +131,18 @@ def test_root_keys_differ_by_identifier_and_unknown_versions_have_none() -> None
 
 
 @pytest.mark.parametrize(
-    "versions", [{}, {0: OLD}, {65_536: OLD}, {1: OLD[:31]}, {1: b"\0" * 32}, {1: b"secret" * 5 + b"ab"}]
+    ("versions", "sentence"),
+    [
+        ({}, "the keyring holds no key"),
+        ({0: OLD}, "key version 0 is not between 1 and 65535"),
+        ({65_536: OLD}, "key version 65536 is not between 1 and 65535"),
+        ({1: OLD[:31]}, "key version 1 is not 32 random bytes"),
+        ({1: b"\0" * 32}, "key version 1 is not 32 random bytes"),
+        ({1: b"secret" * 5 + b"ab"}, "key version 1 is not 32 random bytes"),
+    ],
 )
-def test_a_ring_without_good_keys_is_refused(versions: dict[int, bytes]) -> None:
-    with pytest.raises(ValueError, match="key"):
+def test_a_ring_without_good_keys_is_refused(versions: dict[int, bytes], sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
         Keyring(versions)
 
 

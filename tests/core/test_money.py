@@ -11,6 +11,11 @@ def test_sats_are_a_thousand_msat() -> None:
     assert sats(50) == 50_000
 
 
+def test_nothing_and_every_bitcoin_there_will_be_are_amounts() -> None:
+    assert sats(0) == 0
+    assert sats(SATS_MAX) == 2_100_000_000_000_000_000
+
+
 @pytest.mark.parametrize("amount", [-1, SATS_MAX + 1])
 def test_an_amount_that_cannot_exist_is_refused(amount: int) -> None:
     with pytest.raises(ValueError, match="is not an amount"):
