@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from arkgate.core.ledger import Balance, Cursor, Funded, FundOutcome, InvoiceState
+from arkgate.core.ledger import (
+    INCOME_ACCOUNT,
+    Balance,
+    Cursor,
+    Funded,
+    FundOutcome,
+    InvoiceState,
+    ReserveOutcome,
+    node_account,
+)
 from arkgate.core.money import Msat
 from arkgate.store import Store
 from arkgate.store.clock import DAY_MS
@@ -17,6 +26,7 @@ from tests.store.books import (
     NOON,
     PRICE,
     ManualClock,
+    call,
     for_challenge,
     hash_of,
     in_books,
@@ -290,3 +300,19 @@ async def test_a_fact_is_what_was_noted_last(store: Store, clock: ManualClock) -
 
     assert before == {"opened_at_ms": NOON, "revision_floor": 1}
     assert await store.statements.facts() == {**before, "a": NOON + DAY_MS, "b": NOON + 1}
+
+
+@in_books
+async def test_a_shared_account_is_nobodys(store: Store, clock: ManualClock) -> None:
+    await pay(store, PRICE)
+
+    for account_id in (INCOME_ACCOUNT, node_account(NODE)):
+        asked = call(account_id=account_id)
+        assert (await store.ledger.reserve(asked)).outcome is ReserveOutcome.UNKNOWN_ACCOUNT
+        assert await store.statements.account(account_id) is None
+        with pytest.raises(LookupError, match=account_id):
+            await store.ledger.set_token(account_id, token_digest=b"1" * 32, key_version=1)
+        with pytest.raises(LookupError, match=account_id):
+            await store.ledger.add_invoice(invoice(hash_of("i"), account_id))
+        with pytest.raises(ValueError, match=account_id):
+            await store.ledger.open_session(session("s", account_id), token_digest=b"1" * 32, key_version=1)
