@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arkgate.store import open_store
-from arkgate.store.clock import NS_PER_MS, ForwardClock
+from arkgate.store.clock import NS_PER_MS, ForwardClock, SystemClock
 from arkgate.store.sqlite.connections import LOG_BYTES
 from tests.store.books import NOON, ManualClock, run
 
@@ -98,3 +98,10 @@ def test_the_books_in_a_file_go_on_when_the_host_is_set_back(
             assert before + 20 <= store.clock.now_ms() < before + HOUR_MS
 
     run(story())
+
+
+def test_time_is_a_whole_number_of_milliseconds() -> None:
+    now_ms = SystemClock().now_ms()
+
+    assert isinstance(now_ms, int)
+    assert abs(now_ms - time.time() * 1000) < 60_000

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from arkgate.core.ledger import InvoiceState, node_account
+from arkgate.core.ledger import Balance, InvoiceState, Reservation, node_account
+from arkgate.core.money import Msat
 from arkgate.store.clock import day_of
-from arkgate.store.sqlite import queries
+from arkgate.store.sqlite import calls, queries
 from arkgate.store.sqlite.opening import open_sqlite
 from tests.store.books import (
     ALICE,
@@ -143,3 +144,20 @@ def test_no_unit_is_given_back_that_was_not_taken(database: sqlite3.Connection) 
 
     assert database.execute(queries.GIVE_BACK_ALLOWANCE, give_back).rowcount == 0
     assert database.execute(queries.USED, give_back).fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen"),
+    [
+        (call("dear", price=AVAILABLE + 1), Balance(Msat(2 * POSTED), Msat(0))),
+        (call("late", calls_per_day=2), Balance(Msat(POSTED), Msat(HELD))),
+    ],
+    ids=["balance", "allowance"],
+)
+def test_no_hold_is_taken_on_what_was_so_before(
+    database: sqlite3.Connection, asked: Reservation, seen: Balance
+) -> None:
+    standing = calls._Standing(seen, used=0, holder=None, claimant=None)
+
+    with pytest.raises(AssertionError, match=r"^a guarded change of the ledger did not meet its row$"):
+        calls._take(database, NOON, TODAY, asked, standing)

@@ -8,9 +8,12 @@ import pytest
 from arkgate.core.ledger import (
     AllowanceState,
     Balance,
+    CallRecord,
     HoldState,
     ReleaseOutcome,
+    Reserved,
     ReserveOutcome,
+    Resolved,
     SettleOutcome,
     StatementLine,
     Totals,
@@ -29,9 +32,12 @@ from tests.store.books import (
     answer_to,
     call,
     charge,
+    for_challenge,
     hash_of,
     in_books,
     pay,
+    session,
+    settlement,
 )
 
 MIDNIGHT = NOON + DAY_MS // 2
@@ -88,6 +94,45 @@ async def test_allowances_are_per_account_service_and_day(store: Store, clock: M
     await store.ledger.sweep(9)
     assert {answer.outcome for answer in [*others, tomorrow]} == {ReserveOutcome.RESERVED}
     assert same.outcome is ReserveOutcome.LIMIT_REACHED
+
+
+@in_books
+async def test_every_answer_counts_its_own_account_service_and_day(store: Store, clock: ManualClock) -> None:
+    for account_id in (ALICE, BOB):
+        await pay(store, 20 * PRICE, account_id)
+    for _ in range(4):
+        await charge(store, call(account_id=BOB, service="images"))
+    clock.at_ms = MIDNIGHT
+    for account_id, service, calls in ((ALICE, CHAT, 2), (ALICE, "images", 3), (BOB, CHAT, 5)):
+        for _ in range(calls):
+            await charge(store, call(account_id=account_id, service=service))
+    kept, given_back = (call(account_id=BOB, service="images", calls_per_day=9) for _ in range(2))
+
+    answers: list[Reserved | Resolved] = [
+        await store.ledger.reserve(kept),
+        await store.ledger.reserve(given_back),
+        await store.ledger.settle(kept.call_id, PRICE, None),
+        await store.ledger.settle(kept.call_id, PRICE, None),
+        await store.ledger.release(given_back.call_id, ""),
+    ]
+
+    tomorrow = MIDNIGHT + DAY_MS
+    assert [answer.allowance for answer in answers] == [
+        AllowanceState(used, 9, tomorrow) for used in (1, 2, 2, 2, 1)
+    ]
+    assert await store.statements.allowance(BOB, "images", 9) == AllowanceState(1, 9, tomorrow)
+    assert await store.statements.allowance(BOB, "sounds", 9) == AllowanceState(0, 9, tomorrow)
+
+
+@in_books
+async def test_a_call_under_way_is_shown_without_a_reason(store: Store, clock: ManualClock) -> None:
+    await pay(store, PRICE)
+    asked = call()
+    await store.ledger.reserve(asked)
+
+    found = await store.statements.call(ALICE, asked.request_id)
+
+    assert found == CallRecord(asked.call_id, asked.request_id, CHAT, HoldState.OPEN, Msat(0), "", None)
 
 
 @in_books
@@ -167,6 +212,20 @@ async def test_a_call_of_no_cost_is_settled_without_a_charge(store: Store, clock
 
 
 @in_books
+async def test_the_smallest_cost_is_charged(store: Store, clock: ManualClock) -> None:
+    await pay(store, 4 * PRICE)
+    asked = [call() for _ in range(4)]
+    await asyncio.gather(*(store.ledger.reserve(one) for one in asked))
+
+    await store.ledger.settle(asked[0].call_id, Msat(1), None)
+    await asyncio.gather(*(store.ledger.settle(one.call_id, Msat(1), None) for one in asked[1:]))
+
+    lines = await store.statements.statement(ALICE, offset=1, limit=9)
+    assert [(line.kind, line.amount) for line in lines] == [("charge", -1)] * 4
+    assert (await store.statements.totals()).charged == 4
+
+
+@in_books
 async def test_a_free_or_a_strangers_call_is_not_held(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
     await pay(store, PRICE, BOB)
@@ -182,9 +241,9 @@ async def test_a_free_or_a_strangers_call_is_not_held(store: Store, clock: Manua
 async def test_what_was_never_reserved_is_neither_settled_nor_released(
     store: Store, clock: ManualClock
 ) -> None:
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match="no hold of call nothing"):
         await store.ledger.settle("nothing", PRICE, None)
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match="no hold of call nothing"):
         await store.ledger.release("nothing", "")
 
 
@@ -204,6 +263,56 @@ async def test_every_verb_of_a_call_repeats_without_effect(store: Store, clock: 
     assert settled[0].balance == Balance(PRICE, PRICE)
     assert released[0].balance == released[1].balance == Balance(PRICE, Msat(0))
     assert (await store.ledger.release(kept.call_id, "")).outcome is ReleaseOutcome.SETTLED
+
+
+@in_books
+async def test_every_answer_of_a_verb_says_what_is_left(store: Store, clock: ManualClock) -> None:
+    await pay(store, 2 * PRICE)
+    kept, given_back = call(calls_per_day=3), call(calls_per_day=3, price=PRICE // 2)
+
+    def answered(outcome: ReserveOutcome, posted: int, held: int, used: int) -> Reserved:
+        balance, allowance = Balance(Msat(posted), Msat(held)), AllowanceState(used, 3, MIDNIGHT)
+        return Reserved(outcome, balance, allowance, answer=None, funded=True)
+
+    def resolved(outcome: SettleOutcome | ReleaseOutcome, posted: int, used: int) -> Resolved:
+        return Resolved(outcome, Balance(Msat(posted), Msat(0)), AllowanceState(used, 3, MIDNIGHT))
+
+    ledger, whole, cost = store.ledger, 2 * PRICE, PRICE // 5
+    assert await ledger.reserve(kept) == answered(ReserveOutcome.RESERVED, whole, PRICE, 1)
+    assert await ledger.reserve(kept) == answered(ReserveOutcome.REPLAYED, whole, PRICE, 1)
+    for outcome in (SettleOutcome.SETTLED, SettleOutcome.REPLAYED):
+        settled = await ledger.settle(kept.call_id, Msat(cost), None)
+        assert settled == resolved(outcome, whole - cost, 1)
+    assert await ledger.release(kept.call_id, "") == resolved(ReleaseOutcome.SETTLED, whole - cost, 1)
+    assert await ledger.reserve(given_back) == answered(ReserveOutcome.RESERVED, whole - cost, PRICE // 2, 2)
+    for again in (ReleaseOutcome.RELEASED, ReleaseOutcome.REPLAYED):
+        assert await ledger.release(given_back.call_id, "") == resolved(again, whole - cost, 1)
+    late = await ledger.settle(given_back.call_id, Msat(PRICE // 2), None)
+    assert late == resolved(SettleOutcome.RELEASED, whole - cost, 1)
+    dear = await ledger.reserve(call(calls_per_day=3, price=whole))
+    assert dear == answered(ReserveOutcome.INSUFFICIENT, whole - cost, 0, 1)
+
+
+@in_books
+async def test_who_never_paid_is_told_apart_from_who_spent_everything(
+    store: Store, clock: ManualClock
+) -> None:
+    await store.ledger.open_session(session("s", BOB), token_digest=b"d" * 32, key_version=1)
+    await pay(store, PRICE)
+    await charge(store, call(body="all"))
+    nothing = Balance(Msat(0), Msat(0))
+
+    answers = [
+        await store.ledger.reserve(call(account_id=account_id, calls_per_day=2))
+        for account_id in (ALICE, BOB, "c" * 32)
+    ]
+
+    insufficient, unknown = ReserveOutcome.INSUFFICIENT, ReserveOutcome.UNKNOWN_ACCOUNT
+    assert answers == [
+        Reserved(insufficient, nothing, AllowanceState(1, 2, MIDNIGHT), answer=None, funded=True),
+        Reserved(insufficient, nothing, AllowanceState(0, 2, MIDNIGHT), answer=None, funded=False),
+        Reserved(unknown, nothing, AllowanceState(0, 2, MIDNIGHT), answer=None, funded=False),
+    ]
 
 
 @in_books
@@ -344,16 +453,84 @@ async def test_a_statement_adds_up_and_shows_what_was_given_back(store: Store, c
 
 
 @in_books
+async def test_a_statement_is_its_accounts_own_in_the_order_of_time(store: Store, clock: ManualClock) -> None:
+    for word, owner in (("one", ALICE), ("two", ALICE), ("three", BOB)):
+        await store.ledger.fund(settlement(hash_of(word), 100), for_challenge(owner))
+    for name, owner in (("c2", ALICE), ("c1", ALICE), ("b1", BOB)):
+        await store.ledger.reserve(call(name, account_id=owner, price=40))
+    for name, cost in (("c2", 10), ("c1", 20), ("b1", 30)):
+        await store.ledger.settle(name, Msat(cost), None)
+    clock.pass_ms(1)
+    for name, owner in (("c3", ALICE), ("b2", BOB)):
+        await store.ledger.reserve(call(name, account_id=owner, price=40))
+        await store.ledger.release(name, "backend failed")
+    await store.ledger.fund(settlement(hash_of("late"), 5), for_challenge(ALICE))
+
+    lines = await store.statements.statement(ALICE, offset=0, limit=9)
+
+    early, late = sorted(hash_of(word).hex() for word in ("one", "two")), hash_of("late").hex()
+    assert list(lines) == [
+        StatementLine(NOON, "credit", Msat(100), Msat(100), early[0], "challenge"),
+        StatementLine(NOON, "credit", Msat(100), Msat(200), early[1], "challenge"),
+        StatementLine(NOON, "charge", Msat(-20), Msat(180), "request-c1", CHAT),
+        StatementLine(NOON, "charge", Msat(-10), Msat(170), "request-c2", CHAT),
+        StatementLine(NOON + 1, "credit", Msat(5), Msat(175), late, "challenge"),
+        StatementLine(NOON + 1, "refund", Msat(0), Msat(175), "request-c3", "backend failed"),
+    ]
+    assert list(await store.statements.statement(ALICE, offset=2, limit=3)) == lines[2:5]
+    assert [line.amount for line in await store.statements.statement(BOB, offset=0, limit=9)] == [100, -30, 0]
+
+
+@in_books
+async def test_a_call_is_found_by_its_owner_and_the_newest_of_its_name(
+    store: Store, clock: ManualClock
+) -> None:
+    for owner in (ALICE, BOB):
+        await pay(store, 9 * PRICE, owner)
+
+    async def found(owner: str) -> tuple[str, HoldState] | None:
+        one = await store.statements.call(owner, "mine")
+        return None if one is None else (one.call_id, one.state)
+
+    seen = []
+    for later_ms, name in ((0, "c1"), (0, "c2"), (1, "c0")):
+        clock.pass_ms(later_ms)
+        for owner in (ALICE, BOB):
+            await store.ledger.reserve(call(f"{name} of {owner}", account_id=owner, request_id="mine"))
+        seen += [await found(owner) for owner in (ALICE, BOB)]
+        for owner in (ALICE, BOB):
+            await store.ledger.release(f"{name} of {owner}", "")
+        seen += [await found(owner) for owner in (ALICE, BOB)]
+
+    assert seen == [
+        (f"{name} of {owner}", state)
+        for name in ("c1", "c2", "c0")
+        for state in (HoldState.OPEN, HoldState.RELEASED)
+        for owner in (ALICE, BOB)
+    ]
+    await store.ledger.reserve(call("d", request_id="another"))
+    await store.ledger.release("d", "")
+    assert await found(ALICE) == (f"c0 of {ALICE}", HoldState.RELEASED)
+
+
+@in_books
 async def test_totals_are_sums_over_the_customers(store: Store, clock: ManualClock) -> None:
-    await pay(store, 3 * PRICE)
+    before = await store.statements.totals()
+    await pay(store, 5 * PRICE)
     await pay(store, PRICE, BOB)
     await charge(store, call())
+    for _ in range(2):
+        await store.ledger.reserve(call())
     await store.ledger.reserve(call(account_id=BOB))
+    given_back = call()
+    await store.ledger.reserve(given_back)
+    await store.ledger.release(given_back.call_id, "")
 
     totals = await store.statements.totals()
 
+    assert before == Totals(customers=Msat(0), held=Msat(0), credited=Msat(0), charged=Msat(0), open_holds=0)
     assert totals == Totals(
-        customers=Msat(3 * PRICE), held=PRICE, credited=Msat(4 * PRICE), charged=PRICE, open_holds=1
+        customers=Msat(5 * PRICE), held=Msat(3 * PRICE), credited=Msat(6 * PRICE), charged=PRICE, open_holds=3
     )
 
 

@@ -1,10 +1,12 @@
 """Money comes in once, whoever reports it."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from arkgate.core.keys import Purpose, PurposeKind
 from arkgate.core.ledger import (
     INCOME_ACCOUNT,
     Balance,
@@ -13,9 +15,10 @@ from arkgate.core.ledger import (
     FundOutcome,
     InvoiceState,
     ReserveOutcome,
+    SessionRecord,
     node_account,
 )
-from arkgate.core.money import Msat
+from arkgate.core.money import SATS_MAX, Msat, sats
 from arkgate.store import Store
 from arkgate.store.clock import DAY_MS
 from arkgate.store.sqlite.opening import SqliteStore, open_sqlite
@@ -86,6 +89,10 @@ async def test_a_cursor_never_goes_back(store: Store, clock: ManualClock) -> Non
     await pay(store, PRICE, cursor=Cursor(1, 1))
 
     assert await store.statements.cursor(NODE) == Cursor(10, 20)
+    await store.ledger.advance(NODE, Cursor(11, 2))
+    assert await store.statements.cursor(NODE) == Cursor(11, 20)
+    await store.ledger.advance("another node", Cursor(1, 1))
+    assert await store.statements.cursor(NODE) == Cursor(11, 20)
     assert await store.statements.cursor("another") == Cursor(0, 0)
 
 
@@ -146,6 +153,49 @@ def test_an_amount_that_cannot_be_is_not_credited(tmp_path: Path, amount: int) -
 
 
 @in_books
+async def test_one_msat_and_every_bitcoin_are_credited(store: Store, clock: ManualClock) -> None:
+    assert (await pay(store, 1)).balance == Balance(Msat(1), Msat(0))
+    assert (await pay(store, sats(SATS_MAX), BOB)).balance == Balance(sats(SATS_MAX), Msat(0))
+
+
+@in_books
+async def test_an_invoice_that_was_recorded_stays_as_it_is(store: Store, clock: ManualClock) -> None:
+    record = session("s")
+    await store.ledger.open_session(record, token_digest=b"d" * 32, key_version=1)
+
+    other = replace(record.invoice, payment_request="lnbc1other", amount=Msat(1), expires_at_ms=NOON)
+    await store.ledger.add_invoice(other)
+
+    assert await store.statements.session("s") == record
+
+
+@in_books
+async def test_a_cancelled_or_paid_invoice_does_not_expire_or_wait_again(
+    store: Store, clock: ManualClock
+) -> None:
+    for name in ("expired", "cancelled", "paid", "open"):
+        await store.ledger.open_session(session(name), token_digest=b"d" * 32, key_version=1)
+    await store.ledger.fund(settlement(hash_of("paid")), None)
+    for name, state in (("expired", InvoiceState.EXPIRED), ("cancelled", InvoiceState.CANCELLED)):
+        await store.ledger.mark_invoice(hash_of(name), state)
+    for name in ("cancelled", "paid"):
+        await store.ledger.mark_invoice(hash_of(name), InvoiceState.EXPIRED)
+        await store.ledger.mark_looked_up(hash_of(name), NOON)
+    await store.ledger.mark_invoice(hash_of("expired"), InvoiceState.CANCELLED)
+
+    found = [await store.statements.session(name) for name in ("expired", "cancelled", "paid", "open")]
+
+    assert [one.invoice.state for one in found if one is not None] == [
+        InvoiceState.CANCELLED,
+        InvoiceState.CANCELLED,
+        InvoiceState.SETTLED,
+        InvoiceState.OPEN,
+    ]
+    due = await store.statements.invoices_to_look_up(NODE, limit=9)
+    assert [record.payment_hash for record in due] == [hash_of("open")]
+
+
+@in_books
 async def test_a_purpose_for_a_shared_account_is_refused(store: Store, clock: ManualClock) -> None:
     with pytest.raises(ValueError, match="not a customer"):
         await store.ledger.fund(settlement(hash_of("p")), for_challenge("income:calls"))
@@ -153,6 +203,7 @@ async def test_a_purpose_for_a_shared_account_is_refused(store: Store, clock: Ma
 
 @in_books
 async def test_a_session_opens_once_and_its_token_finds_the_account(store: Store, clock: ManualClock) -> None:
+    await pay(store, PRICE, BOB)
     for _ in range(2):
         await store.ledger.open_session(session("s"), token_digest=b"d" * 32, key_version=3)
 
@@ -173,9 +224,15 @@ async def test_a_session_id_or_a_payment_hash_is_not_given_out_twice(
 
     with pytest.raises(ValueError, match="given out"):
         await store.ledger.open_session(session("s", BOB), token_digest=b"e" * 32, key_version=1)
-    with pytest.raises(ValueError, match="given out"):
+    with pytest.raises(ValueError, match=f"payment hash {hash_of('s').hex()} was given out"):
         await store.ledger.add_invoice(invoice(hash_of("s")))
+    other = SessionRecord("s", ALICE, invoice(hash_of("other"), purpose="session"))
+    with pytest.raises(ValueError, match="session s was opened before with another invoice"):
+        await store.ledger.open_session(other, token_digest=b"d" * 32, key_version=1)
 
+    assert [one.payment_hash for one in await store.statements.invoices_to_look_up(NODE, limit=9)] == [
+        hash_of("s")
+    ]
     assert await store.statements.account(BOB) is None
 
 
@@ -195,6 +252,30 @@ async def test_a_session_whose_payment_came_first_is_shown_as_paid(store: Store,
 
 
 @in_books
+async def test_an_invoice_is_told_as_it_was_given_out_also_when_its_payment_came_first(
+    store: Store, clock: ManualClock
+) -> None:
+    await pay(store, PRICE)
+    given_out = (session(word, amount=7000).invoice for word in ("early", "late"))
+    early, late = (replace(one, created_at_ms=NOON - 5, expires_at_ms=NOON + 5) for one in given_out)
+    purpose = Purpose(PurposeKind.SESSION, ALICE)
+    await store.ledger.fund(settlement(early.payment_hash, 8000), purpose)
+    for word, record in (("early", early), ("late", late)):
+        await store.ledger.open_session(
+            SessionRecord(word, ALICE, record), token_digest=b"d" * 32, key_version=1
+        )
+    await store.ledger.fund(settlement(late.payment_hash, 9000), None)
+
+    found = [await store.statements.session(word) for word in ("early", "late")]
+
+    assert [one.invoice for one in found if one is not None] == [
+        replace(early, state=InvoiceState.SETTLED, amount_paid=Msat(8000)),
+        replace(late, state=InvoiceState.SETTLED, amount_paid=Msat(9000)),
+    ]
+    assert await store.statements.invoices_to_look_up(NODE, limit=9) == []
+
+
+@in_books
 async def test_a_token_is_given_once(store: Store, clock: ManualClock) -> None:
     await pay(store, PRICE)
 
@@ -203,13 +284,13 @@ async def test_a_token_is_given_once(store: Store, clock: ManualClock) -> None:
 
     assert (first, second) == (1, 1)
     assert await store.statements.account_by_token(b"2" * 32) is None
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match=f"no account {BOB}"):
         await store.ledger.set_token(BOB, token_digest=b"3" * 32, key_version=1)
 
 
 @in_books
 async def test_a_top_up_needs_an_account(store: Store, clock: ManualClock) -> None:
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match=f"no account {ALICE}"):
         await store.ledger.add_invoice(invoice(hash_of("i")))
 
 

@@ -1,5 +1,7 @@
 """Pruning: what ended unpaid is let go after its grace, and a payment that comes all the same is safe."""
 
+from dataclasses import replace
+
 import pytest
 
 from arkgate.core.keys import Purpose, PurposeKind
@@ -88,6 +90,25 @@ async def test_a_session_goes_with_its_invoice_and_its_token_stays(store: Store,
 
     assert await store.statements.session("s1") is None
     assert await store.statements.account_by_token(DIGEST) == ALICE
+
+
+@in_books
+async def test_what_ended_first_goes_first_and_takes_nobody_elses_session(
+    store: Store, clock: ManualClock
+) -> None:
+    for name, expires_at_ms in (("s1", 30), ("s2", 10), ("s3", 20)):
+        record = session(name)
+        first = replace(record.invoice, expires_at_ms=NOON + expires_at_ms)
+        await store.ledger.open_session(replace(record, invoice=first), token_digest=DIGEST, key_version=1)
+        await store.ledger.mark_invoice(first.payment_hash, InvoiceState.EXPIRED)
+    clock.pass_ms(PAST)
+
+    left = []
+    for _ in range(3):
+        await store.ledger.prune_invoices(1, grace_ms=GRACE)
+        left.append([name for name in ("s1", "s2", "s3") if await store.statements.session(name)])
+
+    assert left == [["s1", "s3"], ["s1"], []]
 
 
 @in_books

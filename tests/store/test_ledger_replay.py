@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
-from arkgate.core.ledger import Reservation, Reserved, ReserveOutcome
+from arkgate.core.ledger import AllowanceState, Balance, Reservation, Reserved, ReserveOutcome
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
 from arkgate.store import Store
@@ -39,10 +40,7 @@ async def both(store: Store, asked: Reservation) -> Reserved:
         ReserveOutcome.IN_FLIGHT,
         ReserveOutcome.KEY_REUSED,
     }:
-        assert before is not None
-        assert (before.outcome, before.answer) == (answer.outcome, answer.answer)
-        assert (before.balance, before.funded) == (answer.balance, answer.funded)
-        assert before.allowance.used == answer.allowance.used
+        assert before == answer
     else:
         assert before is None
     return answer
@@ -53,6 +51,7 @@ async def test_an_idempotency_key_lives_from_flight_to_answer_to_gone(
     store: Store, clock: ManualClock
 ) -> None:
     await pay(store, 9 * PRICE)
+    await charge(store, call(body="kept", request_id="kept"))
     first = call(key="k", request_id="r")
     taken = await both(store, first)
 
@@ -73,7 +72,7 @@ async def test_an_idempotency_key_lives_from_flight_to_answer_to_gone(
     assert reused.outcome is other_service.outcome is ReserveOutcome.KEY_REUSED
     assert past_its_time.outcome is gone.outcome is ReserveOutcome.ANSWER_GONE
     assert pruned == 1
-    assert gone.balance.available == 8 * PRICE
+    assert gone.balance.available == 7 * PRICE
 
 
 @in_books
@@ -156,6 +155,16 @@ async def test_an_account_at_its_limit_gets_its_last_answer_again(store: Store, 
 
 
 @in_books
+async def test_an_account_below_its_limit_buys_the_same_again(store: Store, clock: ManualClock) -> None:
+    await pay(store, 9 * PRICE)
+    await charge(store, call(calls_per_day=2))
+
+    again = await both(store, call(calls_per_day=2))
+
+    assert again.outcome is ReserveOutcome.RESERVED
+
+
+@in_books
 async def test_the_last_answer_is_the_services_own(store: Store, clock: ManualClock) -> None:
     await pay(store, 2 * PRICE)
     await charge(store, call(body="one"))
@@ -172,7 +181,8 @@ async def test_the_last_answer_is_the_services_own(store: Store, clock: ManualCl
 
 @in_books
 async def test_the_last_answer_is_not_given_after_its_time(store: Store, clock: ManualClock) -> None:
-    await pay(store, PRICE)
+    await pay(store, 2 * PRICE)
+    await charge(store, call(body="kept longer"))
     await charge(store, call(), kept_ms=1000)
 
     clock.pass_ms(1000)
@@ -195,6 +205,49 @@ async def test_the_last_settled_call_counts_whichever_day_it_was_held(
     answer = await both(store, call(body="late"))
 
     assert answer.outcome is ReserveOutcome.ANSWERED
+
+
+@in_books
+async def test_the_last_answer_is_the_accounts_own_and_of_the_last_day_that_has_one(
+    store: Store, clock: ManualClock
+) -> None:
+    await pay(store, 3 * PRICE)
+    await pay(store, PRICE, BOB)
+    await charge(store, call(account_id=BOB, body="bobs"), kept_ms=9 * DAY_MS)
+    await charge(store, call(body="first"), kept_ms=9 * DAY_MS)
+    clock.pass_ms(DAY_MS)
+    await charge(store, call(body="last"), kept_ms=9 * DAY_MS)
+    clock.pass_ms(DAY_MS)
+    await store.ledger.reserve(call(body="under way", deadline_ms=NOON + 9 * DAY_MS))
+
+    bodies = ((ALICE, "last"), (BOB, "bobs"), (ALICE, "first"), (BOB, "last"))
+    outcomes = [(await both(store, call(account_id=owner, body=body))).outcome for owner, body in bodies]
+
+    answered, insufficient = ReserveOutcome.ANSWERED, ReserveOutcome.INSUFFICIENT
+    assert outcomes == [answered, answered, insufficient, insufficient]
+
+
+async def calls_with_answers(store: Store) -> set[str]:
+    """The calls whose answers are kept, in time or not."""
+    async with store.statements.snapshot() as snapshot:
+        table = next(table for table in snapshot.tables if table.name == "answer")
+        at = [column.name for column in table.columns].index("call_id")
+        return {str(row[at]) for row in [row async for batch in snapshot.rows(table) for row in batch]}
+
+
+@in_books
+async def test_the_oldest_answers_are_forgotten_first(store: Store, clock: ManualClock) -> None:
+    await pay(store, 4 * PRICE)
+    for name, kept_ms in (("a", 30), ("b", 10), ("c", 20), ("d", 31)):
+        await charge(store, call(name), kept_ms=kept_ms)
+    clock.pass_ms(30)
+
+    kept = []
+    for _ in range(3):
+        await store.ledger.prune_answers(1)
+        kept.append(await calls_with_answers(store))
+
+    assert kept == [{"a", "c", "d"}, {"a", "d"}, {"d"}]
 
 
 @in_books
@@ -239,3 +292,36 @@ async def test_a_used_up_credential_waits_for_its_call_under_way(store: Store, c
     assert repeated.outcome is ReserveOutcome.IN_FLIGHT
     assert other.outcome is ReserveOutcome.INSUFFICIENT
     assert again.outcome is ReserveOutcome.RESERVED
+
+
+@in_books
+async def test_a_repeated_request_is_told_its_own_accounts_day(store: Store, clock: ManualClock) -> None:
+    for account_id, others in ((ALICE, 1), (BOB, 2)):
+        await pay(store, 9 * PRICE, account_id)
+        await charge(store, call(account_id=account_id, service="images"))
+        for _ in range(others):
+            await charge(store, call(account_id=account_id))
+        await charge(store, call(account_id=account_id, key="k"))
+
+    midnight = NOON + DAY_MS // 2
+    for used_today, resets_at_ms in (((2, 3), midnight), ((0, 0), midnight + DAY_MS)):
+        for account_id, used in zip((ALICE, BOB), used_today, strict=True):
+            answer = await both(store, call(account_id=account_id, key="k", calls_per_day=7))
+            assert answer.outcome is ReserveOutcome.ANSWERED
+            assert answer.balance == Balance(Msat(6 * PRICE if account_id == ALICE else 5 * PRICE), Msat(0))
+            assert answer.allowance == AllowanceState(used, 7, resets_at_ms)
+        clock.pass_ms(DAY_MS // 2)
+
+
+@in_books
+async def test_the_same_body_elsewhere_is_another_request(store: Store, clock: ManualClock) -> None:
+    await pay(store, 2 * PRICE)
+    await pay(store, PRICE, BOB)
+    await store.ledger.reserve(call(account_id=BOB, body="q"))
+    await store.ledger.reserve(call(service="images", body="q"))
+    await charge(store, call(body="early"))
+
+    same_body = replace(call(), request_hash=call(service="images", body="q").request_hash)
+    answers = [await both(store, asked) for asked in (call(body="q"), same_body, call(body="other"))]
+
+    assert {answer.outcome for answer in answers} == {ReserveOutcome.INSUFFICIENT}
