@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help run test test-node test-postgres storm crash check proto lock bench bench-ledger clean
+.PHONY: help run test test-node test-postgres storm crash check mutants proto lock bench bench-ledger clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make crash      200 kills under load"
 	@echo "make test-postgres  the gateway's and the web's tests with their books in PostgreSQL"
 	@echo "make storm      replicas on PostgreSQL and one process on SQLite while everything breaks: SECONDS=1800 SEED=7"
+	@echo "make mutants    small mistakes in the money's code that a test must see: MUTANTS='core sqlite'"
 	@echo "make bench      speed as ratios to a plain ASGI server, in one run; then the ledger alone"
 	@echo "make bench-ledger  the ledger alone: BENCH='--database URL' for another one than SQLite"
 	@echo "make proto      regenerate src/arkgate/_proto; make lock: pin dependencies anew"
@@ -57,6 +58,14 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy src tests bench
 	@$(BIN)/lint-imports
 	@tests/proto_is_current.sh
+
+# Not in the lock: nothing that is shipped or tested on a commit needs it. Without --no-deps it would bring a terminal UI.
+$(VENV)/.mutants: $(VENV)/.dev
+	@$(PIP) install --no-deps --upgrade --target $(VENV)/mutmut mutmut==3.8.1 libcst==1.9.0 setproctitle==1.3.8 coverage==7.17.4
+	@touch $@
+
+mutants: $(VENV)/.mutants
+	@PYTHONPATH=$(CURDIR)/$(VENV)/mutmut $(BIN)/python -m tests.mutants $(MUTANTS)
 
 proto: $(VENV)/.dev
 	@tests/generate_proto.sh src/arkgate
