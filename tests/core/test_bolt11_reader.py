@@ -73,8 +73,12 @@ def test_an_invoice_in_upper_case_is_the_same_invoice() -> None:
     assert read_bolt11(text.upper()) == read_bolt11(text)
 
 
-def test_simnet_has_a_name() -> None:
-    assert read_bolt11(signed("sb")).network == "simnet"
+@pytest.mark.parametrize(
+    ("currency", "network"),
+    [("bc", "mainnet"), ("tb", "testnet"), ("tbs", "signet"), ("bcrt", "regtest"), ("sb", "simnet")],
+)
+def test_every_network_has_a_name(currency: str, network: str) -> None:
+    assert read_bolt11(signed(currency)).network == network
 
 
 @settings(max_examples=300, deadline=None)
@@ -132,6 +136,7 @@ HASH_FIELD = "pp5" + words(7 << 4, 52)  # 256 bits of the number 7, and four bit
     [
         ("hello", "this is not a BOLT11 invoice"),
         (f"lnbc1{words(9, 7)}{HASH_FIELD}b{END}", "the invoice holds a character that bech32 does not have"),
+        (f"lnbc1{words(9, 7)}{HASH_FIELD}~{END}", "the invoice holds a character that bech32 does not have"),
         (f"lnbc1{words(9, 6)}{END}", "the invoice is cut short"),
         (f"lnbc1{words(9, 7)}{HASH_FIELD[:-1]}{END}", "the invoice is cut short"),
         (f"lnbc1{words(9, 7)}{END}", "the invoice has no payment hash"),

@@ -75,6 +75,7 @@ def database(books: Path) -> Iterator[sqlite3.Connection]:
 
 
 POSTED, HELD = 4 * PRICE, PRICE
+DEADLINE = NOON + 60_000
 AVAILABLE = POSTED - HELD
 
 
@@ -107,6 +108,9 @@ def recorded(payment_hash: bytes) -> tuple[Any, ...]:
         (queries.RELEASE_HOLD, (NOON, "reason", "open"), 1),
         (queries.RELEASE_HOLD, (NOON, "reason", "settled"), 0),
         (queries.RELEASE_HOLD, (NOON, "reason", "released"), 0),
+        (queries.BRING_DEADLINES_FORWARD, (NOON, NOON), 1),
+        (queries.BRING_DEADLINES_FORWARD, (DEADLINE, DEADLINE), 0),
+        (queries.BRING_DEADLINES_FORWARD, (DEADLINE + 1, DEADLINE + 1), 0),
         (queries.TAKE_ALLOWANCE, (ALICE, CHAT, TODAY, 3, 3), 1),
         (queries.TAKE_ALLOWANCE, (ALICE, CHAT, TODAY, 2, 2), 0),
         (queries.TAKE_ALLOWANCE, (ALICE, CHAT, TODAY + 1, 1, 1), 1),
@@ -161,3 +165,10 @@ def test_no_hold_is_taken_on_what_was_so_before(
 
     with pytest.raises(AssertionError, match=r"^a guarded change of the ledger did not meet its row$"):
         calls._take(database, NOON, TODAY, asked, standing)
+
+
+def test_only_a_call_under_way_has_its_deadline_brought_forward(database: sqlite3.Connection) -> None:
+    database.execute(queries.BRING_DEADLINES_FORWARD, (NOON, NOON))
+
+    deadlines = dict(database.execute("SELECT call_id, deadline_ms FROM hold").fetchall())
+    assert deadlines == {"open": NOON, "settled": DEADLINE, "released": DEADLINE}

@@ -74,6 +74,7 @@ async def test_a_payment_opens_the_account_it_is_for(store: Store, clock: Manual
 async def test_a_payment_of_no_known_purpose_credits_nothing_and_advances_the_cursor(
     store: Store, clock: ManualClock
 ) -> None:
+    await pay(store, PRICE, BOB)
     funded = await store.ledger.fund(settlement(hash_of("x"), 0), None, cursor=Cursor(7, 5))
 
     assert funded == Funded(FundOutcome.FOREIGN, None, None)
