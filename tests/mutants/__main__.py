@@ -20,13 +20,28 @@ TREE = Path(__file__).parent.parent.parent
 EQUIVALENT = TREE / "docs/mutants.md"
 """The list of the mutants that change nothing, each as "- `its name`" below the reason."""
 WIDTH = 2
+_VERBS = [
+    f"tests/store/test_{name}.py"
+    for name in (
+        *(
+            "postgres_guards",
+            "postgres_together",
+            "guards",
+            "ledger_calls",
+            "ledger_funding",
+            "ledger_replay",
+        ),
+        *("ledger_pruning", "every_outcome", "races"),
+    )
+]
+"""Tests that leave a database's tables and its version as they are."""
 _SQLITE = "not postgres and not processes and not killed and not opening"
 # What is mutated in each part: functions by mutmut, by this pattern, or places of our own, by these tests.
 FUNCTIONS = {"core": "arkgate.core.*", "store": "arkgate.store.*"}
 PLACES = {
     "constants": ["tests/core", "tests/l402"],
     "sqlite": ["tests/store", "-k", _SQLITE],
-    "postgres": ["tests/store", "-k", "postgres and not crash and not takes_nobody and not upgrade"],
+    "postgres": [*_VERBS, "-k", "postgres and not crash and not takes_nobody"],
     "tables": ["tests/store", "-k", "tables or declared or postgres_guards"],
 }
 COLUMNS = ("killed", "timed out", "equivalent", "survived", "unreadable")
