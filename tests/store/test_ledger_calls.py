@@ -190,7 +190,7 @@ async def test_a_call_charges_at_most_what_it_holds(store: Store, clock: ManualC
 
     with pytest.raises(ValueError, match="over its hold"):
         await store.ledger.settle(asked.call_id, Msat(PRICE + 1), None)
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match=r"^a cost is not negative$"):
         await store.ledger.settle(asked.call_id, Msat(-1), None)
     settled = await store.ledger.settle(asked.call_id, Msat(7), None)
 
@@ -231,7 +231,7 @@ async def test_a_free_or_a_strangers_call_is_not_held(store: Store, clock: Manua
     await pay(store, PRICE, BOB)
     await store.ledger.reserve(call("c1"))
 
-    with pytest.raises(ValueError, match="free"):
+    with pytest.raises(ValueError, match=r"^a free call needs no hold$"):
         await store.ledger.reserve(call(price=0))
     with pytest.raises(ValueError, match="another account"):
         await store.ledger.reserve(call("c1", account_id=BOB))

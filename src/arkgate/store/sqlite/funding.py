@@ -15,7 +15,6 @@ from arkgate.core.ledger import (
     credit_id,
     node_account,
 )
-from arkgate.core.money import Msat
 from arkgate.store import rules
 from arkgate.store.sqlite import queries
 
@@ -23,9 +22,8 @@ _FOREIGN = Funded(outcome=FundOutcome.FOREIGN, account_id=None, balance=None)
 
 
 def balance_of(database: sqlite3.Connection, account_id: str) -> Balance:
-    """A customer's balance; zero for an account that does not exist."""
-    row = database.execute(queries.BALANCE, (account_id,)).fetchone()
-    return Balance(Msat(0), Msat(0)) if row is None else Balance(*row)
+    """The balance of a customer who is there."""
+    return Balance(*database.execute(queries.BALANCE, (account_id,)).fetchone())
 
 
 def open_session(
