@@ -31,7 +31,7 @@ _VERBS = [
             "ledger_funding",
             "ledger_replay",
         ),
-        *("ledger_pruning", "every_outcome", "races"),
+        *("ledger_pruning", "postgres_pruning", "every_outcome", "races"),
     )
 ]
 """Tests that leave a database's tables and its version as they are."""
