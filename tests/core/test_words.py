@@ -116,6 +116,20 @@ def test_nothing_is_read_paid_or_owed_before_anybody_says_so() -> None:
     assert ledger.Cursor() == ledger.Cursor(add_index=0, settle_index=0)
     assert reports.Owed() == reports.Owed(accounts=0, posted=money.Msat(0), held=money.Msat(0))
     assert ledger.Finding(1, True, "holds").checked
+    made = ledger.InvoiceRecord(
+        payment_hash=b"",
+        account_id="",
+        node="",
+        purpose="",
+        payment_request="",
+        amount=money.Msat(1),
+        state=ledger.InvoiceState.OPEN,
+        created_at_ms=0,
+        expires_at_ms=0,
+    )
+    assert made.amount_paid == 0
+    nothing = ledger.Balance(money.Msat(0), money.Msat(0))
+    assert ledger.Reserved(ledger.ReserveOutcome.RESERVED, nothing, ledger.AllowanceState(0, None, 0)).funded
 
 
 def test_a_balance_is_available_where_it_is_not_held_and_calls_are_left_down_to_none() -> None:

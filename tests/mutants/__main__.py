@@ -29,6 +29,7 @@ _VERBS = [
             "guards",
             "ledger_calls",
             "ledger_funding",
+            "snapshot",
             "ledger_replay",
         ),
         *("ledger_pruning", "postgres_pruning", "every_outcome", "races"),
