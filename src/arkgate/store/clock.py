@@ -46,7 +46,7 @@ class SystemClock:
 
     def now_ms(self) -> int:
         """Unix time in milliseconds."""
-        return time.time_ns() // 1_000_000
+        return time.time_ns() // NS_PER_MS
 
     def certain_ms(self) -> int:
         """The time as it would be without any step: no other process goes by the one that is told."""
