@@ -53,7 +53,7 @@ class OnTheLoop:
     verb costs alone, without the hop to the writer's thread.
     """
 
-    def __init__(self, database: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, database: sqlite3.Cursor, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
@@ -108,7 +108,7 @@ async def _ways(url: str, store: Store) -> AsyncIterator[Mapping[str, Verbs]]:
         return
     alone = Writer(connect_writer(Path(shown(url)), log_bytes=LOG_BYTES), store.clock, batch_max=1)
     try:
-        database = await store.writer.run(lambda database, _: database)
+        database = await store.writer.run(lambda cursor, _: cursor.connection.cursor())
         yield {
             GROUPED: store.ledger,
             ONE_BY_ONE: SqliteLedger(alone, store.clock, Credits()),

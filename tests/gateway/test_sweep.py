@@ -101,7 +101,7 @@ async def test_books_that_cannot_be_written_are_not_ready_until_the_sweep_finds_
     store: SqliteStore, clock: ManualClock
 ) -> None:
     sweep = sweep_of(store)
-    database = await store.writer.run(lambda db, _: db)
+    database = await store.writer.run(lambda cursor, _: cursor.connection)
     assert await store_is_ready(store)
     database.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreUnavailable):

@@ -35,7 +35,7 @@ async def books(directory: Path) -> AsyncIterator[Writer]:
         await writer.close()
 
 
-def _add(database: sqlite3.Connection, _now_ms: int) -> None:
+def _add(database: sqlite3.Cursor, _now_ms: int) -> None:
     database.execute("INSERT INTO blob VALUES (zeroblob(?))", (ROW_BYTES,))
 
 

@@ -161,7 +161,7 @@ def test_no_unit_is_given_back_that_was_not_taken(database: sqlite3.Connection) 
 def test_no_hold_is_taken_on_what_was_so_before(
     database: sqlite3.Connection, asked: Reservation, seen: Balance
 ) -> None:
-    standing = calls._Standing(seen, used=0, holder=None, claimant=None)
+    standing = calls._Standing(seen.posted, seen.held, used=0, holder=None, claimant=None)
 
     with pytest.raises(AssertionError, match=r"^a guarded change of the ledger did not meet its row$"):
         calls._take(database, NOON, TODAY, asked, standing)

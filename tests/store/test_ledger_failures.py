@@ -16,7 +16,7 @@ from arkgate.core.errors import InternalError, StoreUnavailable
 from arkgate.core.ledger import Balance, HoldState, ReserveOutcome, Resolved, SettleOutcome
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
-from arkgate.store.sqlite.connections import connect_writer, extend_log
+from arkgate.store.sqlite.connections import Executing, connect_writer, extend_log
 from arkgate.store.sqlite.opening import SqliteStore, open_sqlite
 from arkgate.store.sqlite.writer import Writer
 from tests.store.books import (
@@ -32,7 +32,7 @@ from tests.store.books import (
 )
 
 
-def _pages_at_most(extra: int, database: sqlite3.Connection) -> None:
+def _pages_at_most(extra: int, database: Executing) -> None:
     (pages,) = database.execute("PRAGMA page_count").fetchone()
     database.execute(f"PRAGMA max_page_count = {pages + extra}")
 
@@ -102,7 +102,7 @@ async def test_unwritten_books_say_so_until_a_change_is_durable_again(
 async def test_a_probe_finds_out_that_the_books_cannot_be_written(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    database = await store.writer.run(lambda db, _: db)
+    database = await store.writer.run(lambda cursor, _: cursor.connection)
     database.execute("PRAGMA query_only = ON")
     store.ledger.check()
 
@@ -119,7 +119,7 @@ async def test_a_probe_finds_out_that_the_books_cannot_be_written(
 async def test_a_fault_of_one_verb_does_not_make_the_books_unwritable(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    def breaks_a_rule(database: sqlite3.Connection, _now_ms: int) -> None:
+    def breaks_a_rule(database: sqlite3.Cursor, _now_ms: int) -> None:
         database.execute("INSERT INTO meta VALUES ('opened_at_ms', 0)")
 
     with pytest.raises(InternalError):
@@ -135,7 +135,7 @@ async def test_a_commit_that_fails_refuses_and_can_be_repeated(
     await pay(store, PRICE)
     asked = call()
 
-    def broken_commit(database: sqlite3.Connection, _now_ms: int) -> None:
+    def broken_commit(database: sqlite3.Cursor, _now_ms: int) -> None:
         database.execute("PRAGMA defer_foreign_keys = ON")
         database.execute("INSERT INTO session VALUES ('s', 'nobody', x'00')")
 
@@ -152,7 +152,7 @@ def test_more_verbs_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
     async def story() -> None:
         writer = Writer(connect_writer(tmp_path / "ledger.db"), ManualClock(), waiting_max=10, batch_max=4)
 
-        def count(database: sqlite3.Connection, _now_ms: int) -> int:
+        def count(database: sqlite3.Cursor, _now_ms: int) -> int:
             return int(database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
         answers = await asyncio.gather(*(writer.run(count) for _ in range(100)), return_exceptions=True)
@@ -170,7 +170,7 @@ def test_more_verbs_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
 
 @in_sqlite
 async def test_a_verb_that_breaks_harms_nobody_else(store: SqliteStore, clock: ManualClock) -> None:
-    def breaks(database: sqlite3.Connection, _now_ms: int) -> None:
+    def breaks(database: sqlite3.Cursor, _now_ms: int) -> None:
         database.execute("UPDATE account SET posted_msat = 7 WHERE kind = 'customer'")
         raise RuntimeError("a fault of ours")
 

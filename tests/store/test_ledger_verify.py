@@ -146,7 +146,7 @@ def test_every_invariant_has_its_damage() -> None:
     assert covered == {rule.invariant for rule in RULES} | {0, 8}
 
 
-def _change(statement: str, database: sqlite3.Connection, _now_ms: int) -> None:
+def _change(statement: str, database: sqlite3.Cursor, _now_ms: int) -> None:
     database.execute(statement)
 
 

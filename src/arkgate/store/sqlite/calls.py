@@ -1,8 +1,8 @@
 """The verbs of a paid call: reserve, settle, release, sweep, and the answers that are kept."""
 
-import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from sqlite3 import Cursor
+from typing import NamedTuple
 
 from arkgate.core.ledger import (
     INCOME_ACCOUNT,
@@ -22,15 +22,16 @@ from arkgate.core.money import Msat
 from arkgate.store import rules
 from arkgate.store.clock import day_of, next_midnight_ms
 from arkgate.store.sqlite import earlier, queries
+from arkgate.store.sqlite.connections import Executing
 
 UNLIMITED = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
+class _Standing(NamedTuple):
     """What `reserve` decides on, as it was before the verb."""
 
-    balance: Balance
+    posted: Msat
+    held: Msat
     used: int
     holder: str | None
     """The account of the hold that has this call id already."""
@@ -38,8 +39,10 @@ class _Standing:
     """The call of this account that has this request id already."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Hold:
+_NOTHING = _Standing(Msat(0), Msat(0), 0, None, None)
+
+
+class _Hold(NamedTuple):
     """A hold as it was before the verb, with its account's balance and calls of today."""
 
     account_id: str
@@ -53,45 +56,45 @@ class _Hold:
     used_today: int
 
 
-def reserve(database: sqlite3.Connection, now_ms: int, asked: Reservation) -> Reserved:
+def reserve(database: Executing, now_ms: int, asked: Reservation) -> Reserved:
     """Takes the hold and a unit of the day, or says why not, in the order of `ReserveOutcome`."""
     rules.reservation(asked)
     day = day_of(now_ms)
     keys = (asked.call_id, asked.request_id, asked.service, day, asked.account_id)
     row = database.execute(queries.STANDING, keys).fetchone()
     if row is None:
-        nothing = _Standing(Balance(Msat(0), Msat(0)), 0, None, None)
-        return _reserved(now_ms, asked, nothing, ReserveOutcome.UNKNOWN_ACCOUNT, funded=False)
-    standing = _Standing(Balance(Msat(row[0]), Msat(row[1])), *row[2:])
+        return _reserved(now_ms, asked, _NOTHING, ReserveOutcome.UNKNOWN_ACCOUNT, funded=False)
+    standing = _Standing._make(row)
     refusal = _refusal(database, now_ms, asked, standing)
     if refusal is None:
         return _take(database, now_ms, day, asked, standing)
-    funded = standing.balance.posted > 0 or _ever_funded(database, asked.account_id)
+    funded = standing.posted > 0 or _ever_funded(database, asked.account_id)
     return _reserved(now_ms, asked, standing, refusal.outcome, answer=refusal.answer, funded=funded)
 
 
 def _refusal(
-    database: sqlite3.Connection, now_ms: int, asked: Reservation, standing: _Standing
+    database: Executing, now_ms: int, asked: Reservation, standing: _Standing
 ) -> earlier.Repeated | None:
     """The first of the outcomes that keeps the hold from being taken."""
     if standing.holder is not None:
         if standing.holder != asked.account_id:
             raise ValueError(f"call {asked.call_id} is another account's")
         return earlier.Repeated(ReserveOutcome.REPLAYED)
-    repeated = _repeated(database, now_ms, asked, standing)
+    available = Msat(standing.posted - standing.held)
+    repeated = _repeated(database, now_ms, asked, available, standing.used)
     if repeated is not None:
         return repeated
     if standing.claimant is not None:
         return earlier.Repeated(ReserveOutcome.REQUEST_ID_REUSED)
     if asked.calls_per_day is not None and standing.used >= asked.calls_per_day:
         return earlier.Repeated(ReserveOutcome.LIMIT_REACHED)
-    if standing.balance.available < asked.price:
+    if available < asked.price:
         return earlier.Repeated(ReserveOutcome.INSUFFICIENT)
     return None
 
 
 def _repeated(
-    database: sqlite3.Connection, now_ms: int, asked: Reservation, standing: _Standing
+    database: Executing, now_ms: int, asked: Reservation, available: Msat, used: int
 ) -> earlier.Repeated | None:
     service, request_hash = asked.service, asked.request_hash
     if asked.idempotency_key is not None:
@@ -99,15 +102,12 @@ def _repeated(
         if call is None:
             return None
         return earlier.by_key(database, now_ms, call, service=service, request_hash=request_hash)
-    available, limit = standing.balance.available, asked.calls_per_day
-    if not earlier.used_up(available, asked.price, used=standing.used, calls_per_day=limit):
+    if not earlier.used_up(available, asked.price, used=used, calls_per_day=asked.calls_per_day):
         return None
     return earlier.by_body(database, now_ms, asked.account_id, service=service, request_hash=request_hash)
 
 
-def _take(
-    database: sqlite3.Connection, now_ms: int, day: int, asked: Reservation, standing: _Standing
-) -> Reserved:
+def _take(database: Executing, now_ms: int, day: int, asked: Reservation, standing: _Standing) -> Reserved:
     price, account_id, service = asked.price, asked.account_id, asked.service
     _one(database.execute(queries.HOLD_FROM_ACCOUNT, (price, account_id, price)))
     limit = UNLIMITED if asked.calls_per_day is None else asked.calls_per_day
@@ -115,12 +115,11 @@ def _take(
     hold = (asked.call_id, account_id, service, price, day, asked.calls_per_day, now_ms, asked.deadline_ms)
     names = (asked.request_id, asked.request_id, asked.request_hash, asked.idempotency_key)
     database.execute(queries.ADD_HOLD, hold + names)
-    balance = Balance(standing.balance.posted, Msat(standing.balance.held + price))
-    taken = _Standing(balance, standing.used + 1, None, None)
+    taken = _Standing(standing.posted, Msat(standing.held + price), standing.used + 1, None, None)
     return _reserved(now_ms, asked, taken, ReserveOutcome.RESERVED)
 
 
-def _one(change: sqlite3.Cursor) -> None:
+def _one(change: Cursor) -> None:
     """States that a guarded change met its one row: what the verb read before was still so."""
     if change.rowcount != 1:
         raise AssertionError("a guarded change of the ledger did not meet its row")
@@ -136,16 +135,14 @@ def _reserved(
     funded: bool = True,
 ) -> Reserved:
     allowance = AllowanceState(standing.used, asked.calls_per_day, next_midnight_ms(now_ms))
-    return Reserved(outcome, standing.balance, allowance, answer, funded)
+    return Reserved(outcome, Balance(standing.posted, standing.held), allowance, answer, funded)
 
 
-def _ever_funded(database: sqlite3.Connection, account_id: str) -> bool:
+def _ever_funded(database: Executing, account_id: str) -> bool:
     return database.execute(queries.EVER_FUNDED, (account_id,)).fetchone() is not None
 
 
-def settle(
-    database: sqlite3.Connection, now_ms: int, call_id: str, cost: Msat, answer: Answer | None
-) -> Resolved:
+def settle(database: Executing, now_ms: int, call_id: str, cost: Msat, answer: Answer | None) -> Resolved:
     """Charges an open hold and stores the answer; a cost of zero settles without a transfer."""
     rules.charge(call_id, cost, answer)
     hold = _hold(database, now_ms, call_id)
@@ -168,7 +165,7 @@ def settle(
     return Resolved(SettleOutcome.SETTLED, balance, _today(now_ms, hold, hold.used_today))
 
 
-def release(database: sqlite3.Connection, now_ms: int, call_id: str, reason: str) -> Resolved:
+def release(database: Executing, now_ms: int, call_id: str, reason: str) -> Resolved:
     """Gives an open hold's money and unit of allowance back, the unit to the day it was taken from."""
     hold = _hold(database, now_ms, call_id)
     if hold.state != "open":
@@ -182,11 +179,11 @@ def release(database: sqlite3.Connection, now_ms: int, call_id: str, reason: str
     return Resolved(ReleaseOutcome.RELEASED, balance, _today(now_ms, hold, used))
 
 
-def _hold(database: sqlite3.Connection, now_ms: int, call_id: str) -> _Hold:
+def _hold(database: Executing, now_ms: int, call_id: str) -> _Hold:
     row = database.execute(queries.HOLD, (day_of(now_ms), call_id)).fetchone()
     if row is None:
         raise LookupError(f"no hold of call {call_id}")
-    return _Hold(*row)
+    return _Hold._make(row)
 
 
 def _unchanged(now_ms: int, hold: _Hold, outcome: SettleOutcome | ReleaseOutcome) -> Resolved:
@@ -198,14 +195,14 @@ def _today(now_ms: int, hold: _Hold, used: int) -> AllowanceState:
 
 
 def allowance_of(
-    database: sqlite3.Connection, now_ms: int, account_id: str, service: str, calls_per_day: int | None
+    database: Executing, now_ms: int, account_id: str, service: str, calls_per_day: int | None
 ) -> AllowanceState:
     """What the account has used of the day that it is now."""
     row = database.execute(queries.USED, (account_id, service, day_of(now_ms))).fetchone()
     return AllowanceState(0 if row is None else row[0], calls_per_day, next_midnight_ms(now_ms))
 
 
-def sweep(database: sqlite3.Connection, now_ms: int, overdue_ms: int, limit: int) -> Sequence[Swept]:
+def sweep(database: Executing, now_ms: int, overdue_ms: int, limit: int) -> Sequence[Swept]:
     """Releases what is past its deadline, oldest first."""
     overdue = database.execute(queries.OVERDUE_HOLDS, (overdue_ms, limit)).fetchall()
     for call_id, _, _ in overdue:
@@ -213,6 +210,6 @@ def sweep(database: sqlite3.Connection, now_ms: int, overdue_ms: int, limit: int
     return [Swept(*row) for row in overdue]
 
 
-def prune_answers(database: sqlite3.Connection, now_ms: int, limit: int) -> int:
+def prune_answers(database: Executing, now_ms: int, limit: int) -> int:
     """Forgets answers that are past their time, the oldest first."""
     return database.execute(queries.PRUNE_ANSWERS, (now_ms, limit)).rowcount

@@ -15,6 +15,10 @@ LOG_BYTES_KEPT = 256 * 1024 * 1024
 BUSY_SECONDS = 5.0
 _STATEMENTS_CACHED = 128
 
+Executing = sqlite3.Connection | sqlite3.Cursor
+"""What carries a statement out: a reader's connection, or the one cursor of the writer, because a
+connection makes a new cursor for each statement. Who executes through it fetches all rows at once."""
+
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:

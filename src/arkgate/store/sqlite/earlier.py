@@ -1,11 +1,11 @@
 """Whether a request was made before: what `reserve` decides and `Statements.replay` foretells."""
 
-import sqlite3
 from dataclasses import dataclass
 
 from arkgate.core.ledger import Answer, ReserveOutcome
 from arkgate.core.money import Msat
 from arkgate.store.sqlite import queries
+from arkgate.store.sqlite.connections import Executing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +31,26 @@ class Repeated:
     answer: Answer | None = None
 
 
-def call_by_key(database: sqlite3.Connection, account_id: str, key: bytes) -> EarlierCall | None:
+def call_by_key(database: Executing, account_id: str, key: bytes) -> EarlierCall | None:
     """The call that holds the idempotency key."""
     row = database.execute(queries.CALL_BY_KEY, (account_id, key)).fetchone()
     return None if row is None else EarlierCall(*row)
 
 
-def last_settled(database: sqlite3.Connection, account_id: str, service: str) -> EarlierCall | None:
+def last_settled(database: Executing, account_id: str, service: str) -> EarlierCall | None:
     """The call of that service that the account paid last."""
     row = database.execute(queries.LAST_SETTLED, (account_id, service)).fetchone()
     return None if row is None else EarlierCall(*row)
 
 
-def stored_answer(database: sqlite3.Connection, call_id: str, now_ms: int) -> Answer | None:
+def stored_answer(database: Executing, call_id: str, now_ms: int) -> Answer | None:
     """The call's answer, unless there is none or it is past its time."""
     row = database.execute(queries.STORED_ANSWER, (call_id, now_ms)).fetchone()
     return None if row is None else Answer(*row)
 
 
 def by_key(
-    database: sqlite3.Connection, now_ms: int, call: EarlierCall, *, service: str, request_hash: bytes
+    database: Executing, now_ms: int, call: EarlierCall, *, service: str, request_hash: bytes
 ) -> Repeated:
     """What a request under a key that was used before is answered."""
     if call.state == "open":
@@ -64,7 +64,7 @@ def by_key(
 
 
 def by_body(
-    database: sqlite3.Connection, now_ms: int, account_id: str, *, service: str, request_hash: bytes
+    database: Executing, now_ms: int, account_id: str, *, service: str, request_hash: bytes
 ) -> Repeated | None:
     """What a used-up account is answered that repeats the body of its last call; None: no such call.
 

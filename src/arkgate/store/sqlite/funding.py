@@ -1,7 +1,5 @@
 """The verbs by which money comes in: sessions, invoices, tokens, payments and stream cursors."""
 
-import sqlite3
-
 from arkgate.core.keys import Purpose
 from arkgate.core.ledger import (
     Balance,
@@ -17,17 +15,18 @@ from arkgate.core.ledger import (
 )
 from arkgate.store import rules
 from arkgate.store.sqlite import queries
+from arkgate.store.sqlite.connections import Executing
 
 _FOREIGN = Funded(outcome=FundOutcome.FOREIGN, account_id=None, balance=None)
 
 
-def balance_of(database: sqlite3.Connection, account_id: str) -> Balance:
+def balance_of(database: Executing, account_id: str) -> Balance:
     """The balance of a customer who is there."""
     return Balance(*database.execute(queries.BALANCE, (account_id,)).fetchone())
 
 
 def open_session(
-    database: sqlite3.Connection, now_ms: int, session: SessionRecord, token_digest: bytes, key_version: int
+    database: Executing, now_ms: int, session: SessionRecord, token_digest: bytes, key_version: int
 ) -> None:
     """Opens the account with its token, the invoice and the session; all of them or none."""
     _open_customer(database, now_ms, session.account_id)
@@ -39,7 +38,7 @@ def open_session(
         raise ValueError(f"session {session.session_id} was opened before with another invoice")
 
 
-def add_invoice(database: sqlite3.Connection, now_ms: int, invoice: InvoiceRecord) -> None:
+def add_invoice(database: Executing, now_ms: int, invoice: InvoiceRecord) -> None:
     """Records an open invoice, due for a look-up at once."""
     if database.execute(queries.BALANCE, (invoice.account_id,)).fetchone() is None:
         raise LookupError(f"no account {invoice.account_id}")
@@ -63,7 +62,7 @@ def add_invoice(database: sqlite3.Connection, now_ms: int, invoice: InvoiceRecor
 
 
 def set_token(
-    database: sqlite3.Connection, _now_ms: int, account_id: str, token_digest: bytes, key_version: int
+    database: Executing, _now_ms: int, account_id: str, token_digest: bytes, key_version: int
 ) -> int:
     """Gives the account its first token; answers the key version of the token it has."""
     database.execute(queries.GIVE_TOKEN, (token_digest, key_version, account_id))
@@ -74,7 +73,7 @@ def set_token(
 
 
 def fund(
-    database: sqlite3.Connection,
+    database: Executing,
     now_ms: int,
     settlement: Settlement,
     purpose: Purpose | None,
@@ -94,9 +93,7 @@ def fund(
     return Funded(FundOutcome.APPLIED, account_id, _credit(database, now_ms, settlement, account_id, detail))
 
 
-def _owner(
-    database: sqlite3.Connection, payment_hash: bytes, purpose: Purpose | None
-) -> tuple[str, str] | None:
+def _owner(database: Executing, payment_hash: bytes, purpose: Purpose | None) -> tuple[str, str] | None:
     """Whose payment it is and what for: our own record first, then what the caller verified."""
     row = database.execute(queries.INVOICE_OWNER, (payment_hash,)).fetchone()
     if row is not None:
@@ -105,7 +102,7 @@ def _owner(
 
 
 def _credit(
-    database: sqlite3.Connection, now_ms: int, settlement: Settlement, account_id: str, detail: str
+    database: Executing, now_ms: int, settlement: Settlement, account_id: str, detail: str
 ) -> Balance:
     amount, at_ms, payment_hash = settlement.amount_paid, settlement.settled_at_ms, settlement.payment_hash
     rules.amount_paid(settlement)
@@ -120,25 +117,23 @@ def _credit(
     return balance_of(database, account_id)
 
 
-def _open_customer(database: sqlite3.Connection, now_ms: int, account_id: str) -> None:
+def _open_customer(database: Executing, now_ms: int, account_id: str) -> None:
     rules.customer(account_id)
     database.execute(queries.OPEN_ACCOUNT, (account_id, "customer", now_ms))
 
 
-def advance(database: sqlite3.Connection, _now_ms: int, node: str, cursor: Cursor) -> None:
+def advance(database: Executing, _now_ms: int, node: str, cursor: Cursor) -> None:
     """Saves the cursor; each of its parts only ever grows."""
     database.execute(queries.ADVANCE, (node, cursor.add_index, cursor.settle_index))
 
 
-def mark_invoice(
-    database: sqlite3.Connection, _now_ms: int, payment_hash: bytes, state: InvoiceState
-) -> None:
+def mark_invoice(database: Executing, _now_ms: int, payment_hash: bytes, state: InvoiceState) -> None:
     """Notes an end without payment; the invoice is not looked up again."""
     rules.unpaid_end(state)
     database.execute(queries.MARK_INVOICE, (state.value, payment_hash))
 
 
-def prune_invoices(database: sqlite3.Connection, now_ms: int, limit: int, grace_ms: int) -> int:
+def prune_invoices(database: Executing, now_ms: int, limit: int, grace_ms: int) -> int:
     """Forgets invoices that ended unpaid, longest ended first, with the sessions that waited for them."""
     rules.grace(grace_ms)
     ended = database.execute(queries.ENDED_INVOICES, (now_ms - grace_ms, limit)).fetchall()
@@ -148,7 +143,7 @@ def prune_invoices(database: sqlite3.Connection, now_ms: int, limit: int, grace_
 
 
 def mark_looked_up(
-    database: sqlite3.Connection, _now_ms: int, payment_hash: bytes, next_lookup_ms: int | None
+    database: Executing, _now_ms: int, payment_hash: bytes, next_lookup_ms: int | None
 ) -> None:
     """Notes when an unpaid invoice is due next."""
     database.execute(queries.MARK_LOOKED_UP, (next_lookup_ms, payment_hash))

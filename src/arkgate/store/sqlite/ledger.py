@@ -1,6 +1,5 @@
 """The ledger on SQLite: each verb of the port as one job of the writer."""
 
-import sqlite3
 from collections.abc import Sequence
 
 from arkgate.core.keys import Purpose
@@ -22,6 +21,7 @@ from arkgate.core.money import Msat
 from arkgate.store.clock import BooksClock
 from arkgate.store.credits import Credits
 from arkgate.store.sqlite import calls, funding, queries
+from arkgate.store.sqlite.connections import Executing
 from arkgate.store.sqlite.writer import Writer
 
 
@@ -113,7 +113,7 @@ class SqliteLedger:
         await self._run(lambda db, now: _note(db, "probed_at_ms", now))
 
 
-def _note_once(database: sqlite3.Connection, name: str, value: int) -> int:
+def _note_once(database: Executing, name: str, value: int) -> int:
     row = database.execute(queries.FACT, (name,)).fetchone()
     if row is None:
         _note(database, name, value)
@@ -121,5 +121,5 @@ def _note_once(database: sqlite3.Connection, name: str, value: int) -> int:
     return int(row[0])
 
 
-def _note(database: sqlite3.Connection, name: str, value: int) -> None:
+def _note(database: Executing, name: str, value: int) -> None:
     database.execute(queries.NOTE_FACT, (name, value))

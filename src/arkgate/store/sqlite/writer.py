@@ -20,7 +20,7 @@ from arkgate.ports import Clock
 from arkgate.store.sqlite.connections import unavailable
 
 T = TypeVar("T")
-Verb = Callable[[sqlite3.Connection, int], T]
+Verb = Callable[[sqlite3.Cursor, int], T]
 """Reads and writes inside the transaction it is given, at the time it is given, and nothing else.
 
 It may be run twice, the first time undone.
@@ -62,6 +62,7 @@ class Writer:
         batch_max: int = BATCH_MAX,
     ) -> None:
         self._database = database
+        self._cursor = database.cursor()
         self._clock = clock
         self._waiting_max = waiting_max
         self._batch_max = batch_max
@@ -148,12 +149,12 @@ class Writer:
 
         False when one did: then nothing has happened, and which one it was is found one by one.
         """
-        database = self._database
+        cursor, database = self._cursor, self._database
         changes = database.total_changes
-        database.execute("BEGIN IMMEDIATE")
+        cursor.execute("BEGIN IMMEDIATE")
         try:
             for job in jobs:
-                job.result = job.verb(database, now_ms)
+                job.result = job.verb(cursor, now_ms)
         except Exception:  # noqa: BLE001 - it happens again one by one, and is raised there
             self._roll_back()
             return False
@@ -161,13 +162,13 @@ class Writer:
         return True
 
     def _one_by_one(self, jobs: Sequence[_Job], now_ms: int) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
+        self._cursor.execute("BEGIN IMMEDIATE")
         changed = [self._run_one(job, now_ms) for job in jobs]
         self._commit_changes(changed=any(changed))
 
     def _commit_changes(self, *, changed: bool) -> None:
         """A commit that changes nothing writes nothing, so it says nothing of the disk."""
-        self._database.execute("COMMIT")
+        self._cursor.execute("COMMIT")
         if changed:
             self._failure = None
 
@@ -176,23 +177,23 @@ class Writer:
 
         Answers whether it changed anything.
         """
-        database = self._database
+        cursor, database = self._cursor, self._database
         changes = database.total_changes
         job.result = None
-        database.execute("SAVEPOINT verb")
+        cursor.execute("SAVEPOINT verb")
         try:
-            job.result = job.verb(database, now_ms)
+            job.result = job.verb(cursor, now_ms)
         except sqlite3.Error as exc:
             if not isinstance(exc, _FAULTS_OF_ONE_VERB):
                 raise
             log.error("ledger refused a change", error=str(exc))
             job.error = InternalError("The ledger's own rules refused this change.")
             job.error.__cause__ = exc
-            database.execute("ROLLBACK TO verb")
+            cursor.execute("ROLLBACK TO verb")
         except Exception as exc:  # noqa: BLE001 - it is the caller's, and is raised there
             job.error = exc
-            database.execute("ROLLBACK TO verb")
-        database.execute("RELEASE verb")
+            cursor.execute("ROLLBACK TO verb")
+        cursor.execute("RELEASE verb")
         return job.error is None and database.total_changes > changes
 
     def _fail(self, jobs: Sequence[_Job], error: Callable[[], Exception]) -> None:
@@ -205,7 +206,7 @@ class Writer:
 
     def _roll_back(self) -> None:
         if self._database.in_transaction:  # a full disk may have ended the transaction already
-            self._database.execute("ROLLBACK")
+            self._cursor.execute("ROLLBACK")
 
     def _wake(self, jobs: Sequence[_Job]) -> None:
         try:
