@@ -18,6 +18,7 @@ from arkgate.store.clock import DAY_MS, day_of
 from arkgate.store.postgres.lanes import statement_of
 from tests import postgres
 from tests.store.books import CHAT, NODE, NOON, PRICE, hash_of, run
+from tests.store.courses import HELD_UP
 
 RESERVE = "SELECT (reserve_v1($1, $2, $3, $4, $5, $6, $7, $2, $8, NULL)).outcome"
 RESOLVE = "SELECT (resolve_v1($1, $2, $3, 'backend failed', NULL, NULL, NULL, NULL)).outcome"
@@ -113,7 +114,7 @@ async def crossed(one: tuple[Connection, Step, str], other: tuple[Connection, St
 
 async def until_one_waits(connection: Connection, waiting: "asyncio.Future[Any]") -> None:
     """Returns when that statement waits for a lock."""
-    while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+    while not await connection.fetchval(HELD_UP):
         assert not waiting.done(), "it waits for nobody"
         await asyncio.sleep(0.001)
 
