@@ -15,7 +15,7 @@ from arkgate.store.postgres.opening import open_postgres
 from arkgate.store.sqlite.opening import open_sqlite
 from arkgate.store.told import BEHIND, DISPUTE_MS, STEP_MS_MAX, STEPPED, Step, ToldTime, steady_ms
 from tests import postgres
-from tests.store.books import NOON, PRICE, answer_to, broken, call, pay, run
+from tests.store.books import NOON, PRICE, ManualClock, answer_to, broken, call, charge, pay, run
 from tests.test_settings import GOOD
 
 HOUR_MS = 3_600_000
@@ -358,6 +358,42 @@ def test_a_dead_call_whose_deadline_a_short_error_put_far_away_is_swept_when_no_
                 assert broken(await store.statements.verify()) == []
                 settled = await store.ledger.settle(longest.call_id, PRICE, answer_to(longest))
                 assert settled.outcome is SettleOutcome.SETTLED
+
+    run(story())
+
+
+@pytest.mark.usefixtures("postgres_server")
+def test_a_call_that_ended_hides_no_dead_one_whose_deadline_is_far_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "FAR_MAX", 1)
+
+    async def story() -> None:
+        async with postgres.database() as url, open_postgres(url, ManualClock()) as store:
+            await pay(store, 2 * PRICE)
+            ended, dead = [call(deadline_ms=NOON + days * DAY_MS) for days in (400, 401)]
+            await charge(store, ended)
+            await store.ledger.reserve(dead)
+            assert await store.ledger.sweep(10) == []
+
+            monkeypatch.setattr(ledger, "steady_ms", lambda: steady_ms() + DISPUTE_MS + 1)
+            assert [one.call_id for one in await store.ledger.sweep(10)] == [dead.call_id]
+
+    run(story())
+
+
+@pytest.mark.usefixtures("postgres_server")
+def test_a_call_may_live_for_as_long_as_a_dispute_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with postgres.database() as url, open_postgres(url, ManualClock()) as store:
+            await pay(store, 2 * PRICE)
+            longest, dead = [call(deadline_ms=NOON + int(DISPUTE_MS) + more) for more in (0, 1)]
+            await store.ledger.reserve(longest)
+            await store.ledger.reserve(dead)
+            assert await store.ledger.sweep(10) == []
+
+            monkeypatch.setattr(ledger, "steady_ms", lambda: steady_ms() + DISPUTE_MS + 1)
+            assert [one.call_id for one in await store.ledger.sweep(10)] == [dead.call_id]
 
     run(story())
 
