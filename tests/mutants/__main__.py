@@ -32,7 +32,7 @@ _VERBS = [
             "snapshot",
             "ledger_replay",
         ),
-        *("ledger_pruning", "postgres_pruning", "every_outcome", "races"),
+        *("ledger_pruning", "postgres_pruning", "every_outcome", "clock_steps", "races"),
     )
 ]
 """Tests that leave a database's tables and its version as they are."""
@@ -42,7 +42,7 @@ FUNCTIONS = {"core": "arkgate.core.*", "store": "arkgate.store.*"}
 PLACES = {
     "constants": ["tests/core", "tests/l402"],
     "sqlite": ["tests/store", "-k", _SQLITE],
-    "postgres": [*_VERBS, "-k", "postgres and not crash and not takes_nobody"],
+    "postgres": [*_VERBS, "-k", "postgres or clock_steps"],
     "tables": ["tests/store", "-k", "tables or declared or postgres_guards"],
 }
 COLUMNS = ("killed", "timed out", "equivalent", "survived", "unreadable")

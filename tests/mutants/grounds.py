@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any, ClassVar
 
 import asyncpg
 
@@ -59,6 +60,10 @@ class Copies:
         for name in [name for name in sys.modules if re.match(r"(arkgate|tests)\b", name)]:
             del sys.modules[name]
 
+    def asked(self) -> set[str]:
+        """See `Ground`."""
+        return set()
+
     def leave(self, slot: int, mutant: Mutant) -> None:
         """See `Ground`."""
         self._write(slot, mutant, (self._tree / mutant.path).read_text())
@@ -68,6 +73,16 @@ class Copies:
         path.write_text(text)
         for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             compiled.unlink()
+
+
+class _Statements(ModuleType):
+    """A module of statements that notes which of them are asked for."""
+
+    noted: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        _Statements.noted.add(name)
+        return super().__getattribute__(name)
 
 
 class Loaded:
@@ -99,17 +114,24 @@ class Loaded:
         """See `Ground`."""
         if self._databases:
             _share_database(_name(slot))
-        if mutant is None:
-            return
-        text = mutant.applied((self._tree / mutant.path).read_text())
-        if mutant.path.endswith(".sql"):
+        text = "" if mutant is None else mutant.applied((self._tree / mutant.path).read_text())
+        if mutant is not None and mutant.path.endswith(".sql"):
             asyncio.run(_execute(_postgres().at(_name(slot)), _definition(mutant, text, mutated=True)))
             return
-        module = import_module(mutant.path.removeprefix("src/").removesuffix(".py").replace("/", "."))
-        exec(compile(text, mutant.path, "exec"), module.__dict__)
+        module = import_module(f"arkgate.store.{'postgres' if self._databases else 'sqlite'}.queries")
+        if mutant is None:
+            module.__class__ = _Statements
+        else:
+            exec(compile(text, mutant.path, "exec"), module.__dict__)
         for name, test in list(sys.modules.items()):  # a test that named a statement when it was loaded
             if ".test_" in name and any(value is module for value in vars(test).values()):
                 del sys.modules[name]
+
+    def asked(self) -> set[str]:
+        """See `Ground`."""
+        names = set(_Statements.noted)
+        _Statements.noted.clear()
+        return names
 
     def leave(self, slot: int, mutant: Mutant) -> None:
         """See `Ground`."""

@@ -1,6 +1,7 @@
 """Runs tests on mutants: one fork for each, until the first test that fails.
 
-The tests that have killed most come first, those that killed in the same place before all others.
+The tests that have killed most come first, those that killed in the same place before all others. A test
+that does not ask for the statement cannot see the mistake in it and is left out.
 """
 
 import atexit
@@ -12,7 +13,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,7 @@ _UNREADABLE = re.compile(
 )
 
 _NO_TEST = "before any test"
+_LOADING = "while the tests were loaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +42,28 @@ class Verdict:
 
 
 class _Watch:
-    """Orders the tests and writes down which one failed, and how long each took."""
+    """Orders the tests and writes down which one failed, how long each took, and what it asked for."""
 
-    def __init__(self, report: Path, first: Sequence[str]) -> None:
+    def __init__(
+        self, report: Path, first: Sequence[str], left_out: set[str], asked: Callable[[], set[str]]
+    ) -> None:
         self._report = report
+        self._left_out = left_out
+        self._asked = asked
+        self._asks: dict[str, list[str]] = {}
         self._rank = {name: number for number, name in enumerate(first)}
         self._seconds: dict[str, float] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if item.nodeid not in self._left_out]
         items.sort(key=lambda item: self._rank.get(item.nodeid, len(self._rank)))
+
+    def pytest_collection_finish(self) -> None:
+        self._asks[_LOADING] = sorted(self._asked())
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0) + report.duration
+        self._asks.setdefault(report.nodeid, []).extend(sorted(self._asked()))
         if report.failed:
             self.write(report.nodeid, report.longreprtext)
 
@@ -67,7 +79,9 @@ class _Watch:
         """Notes the first test that failed, and what it said."""
         unreadable = bool(_UNREADABLE.search(text))
         self._report.write_text(
-            json.dumps([test, unreadable, self._seconds, text[-2000:] if test == _NO_TEST else ""])
+            json.dumps(
+                [test, unreadable, self._seconds, self._asks, text[-2000:] if test == _NO_TEST else ""]
+            )
         )
 
 
@@ -79,6 +93,9 @@ class Ground(Protocol):
 
     def enter(self, slot: int, mutant: Mutant | None) -> None:
         """Makes the mutant what the tests will see, in the fork; with None the program as it is."""
+
+    def asked(self) -> set[str]:
+        """The places that were asked for since the last call, in the fork without a mutant."""
 
     def leave(self, slot: int, mutant: Mutant) -> None:
         """Takes back what the fork left behind."""
@@ -94,6 +111,7 @@ class Runner:
     arguments: Sequence[str]
     width: int
     seconds: dict[str, float] = field(default_factory=dict)
+    asks: dict[str, list[str]] = field(default_factory=dict)
     limit: float = 600.0
     _kills: Counter[str] = field(default_factory=Counter)
     _kills_there: dict[str, Counter[str]] = field(default_factory=dict)
@@ -106,7 +124,7 @@ class Runner:
         report = self.directory / "report-0"
         if not report.exists():
             raise SystemExit((self.directory / "output-0").read_text())
-        test, _, self.seconds, _ = json.loads(report.read_text())
+        test, _, self.seconds, self.asks, _ = json.loads(report.read_text())
         if test:
             raise SystemExit(f"without any mutant this test fails: {test}")
         self.limit = 60 + 3 * (time.monotonic() - began)
@@ -152,6 +170,10 @@ class Runner:
         here = self._kills_there.get(mutant.place, Counter()) if mutant else Counter[str]()
         return sorted(self.seconds, key=lambda test: (-here[test], -self._kills[test], self.seconds[test]))
 
+    def _left_out(self, mutant: Mutant | None) -> set[str]:
+        asking = {test for test, places in self.asks.items() if mutant and mutant.place in places}
+        return set() if _LOADING in asking or not asking else self.seconds.keys() - asking
+
     def _forked(self, slot: int, mutant: Mutant | None) -> int:
         report, output = self.directory / f"report-{slot}", self.directory / f"output-{slot}"
         report.unlink(missing_ok=True)
@@ -162,7 +184,8 @@ class Runner:
         os.setpgid(0, 0)
         atexit._clear()  # what the parent cleans up at its end
         silent(output)
-        watch, code = _Watch(report, self._order(mutant)), 1
+        watch = _Watch(report, self._order(mutant), self._left_out(mutant), self.ground.asked)
+        code = 1
         try:
             self.ground.enter(slot, mutant)
             code = run_tests(self.arguments, watch)
