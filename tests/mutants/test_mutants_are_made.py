@@ -3,8 +3,10 @@
 import sqlite3
 from pathlib import Path
 
+from tests.mutants.grounds import Copies
 from tests.mutants.mutation import Mutant
 from tests.mutants.places import mutants_of
+from tests.mutants.running import _LOADING, Runner
 from tests.mutants.sql import Statements
 
 TREE = Path(__file__).parent.parent.parent
@@ -61,6 +63,19 @@ def test_every_place_has_mutants_with_names_of_their_own() -> None:
         assert len(made) > 50
         assert len({mutant.name for mutant in made}) == len(made)
         assert all(_differs(mutant) for mutant in made)
+
+
+def test_what_does_not_ask_for_a_statement_is_left_out_unless_nobody_does(tmp_path: Path) -> None:
+    asks = {_LOADING: ["NAMED"], "one": ["ASKED", "NAMED"], "other": []}
+    seconds = dict.fromkeys(("one", "other"), 1.0)
+    runner = Runner(TREE, tmp_path, Copies(TREE, tmp_path, 0), [], 1, seconds=seconds, asks=asks)
+
+    left_out = {
+        place: runner._left_out(Mutant("some/queries.py", place, "", 0, 0, ""))
+        for place in ("ASKED", "NAMED", "DERIVED")
+    }
+
+    assert left_out == {"ASKED": {"other"}, "NAMED": set(), "DERIVED": set()}
 
 
 def _differs(mutant: Mutant) -> bool:
