@@ -514,6 +514,24 @@ async def test_a_call_is_found_by_its_owner_and_the_newest_of_its_name(
 
 
 @in_books
+async def test_a_call_is_shown_with_its_answer_until_that_has_expired(
+    store: Store, clock: ManualClock
+) -> None:
+    await pay(store, PRICE)
+    asked = call()
+    answer = await charge(store, asked, kept_ms=1000)
+
+    shown = []
+    for later_ms in (999, 1):
+        clock.pass_ms(later_ms)
+        found = await store.statements.call(ALICE, asked.request_id)
+        assert found is not None
+        shown.append((found.state, found.cost, found.answer))
+
+    assert shown == [(HoldState.SETTLED, PRICE, answer), (HoldState.SETTLED, PRICE, None)]
+
+
+@in_books
 async def test_totals_are_sums_over_the_customers(store: Store, clock: ManualClock) -> None:
     before = await store.statements.totals()
     await pay(store, 5 * PRICE)
