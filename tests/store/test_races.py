@@ -173,7 +173,7 @@ def test_a_payment_is_credited_once_in_whatever_order_it_is_reported(
         await pay(course.store, PRICE)
         orders = list(itertools.permutations(range(4)))
         for number, order in enumerate(orders):
-            word = f"payment {number}"
+            word = f"reported {number}"
             if known:
                 await course.store.ledger.add_invoice(invoice(hash_of(word)))
             purpose = None if known else for_challenge(ALICE)
