@@ -15,6 +15,7 @@ import uvloop
 
 from arkgate import app, settings
 from arkgate.core.ledger import Finding
+from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.simulation import Simulation
 from arkgate.store import is_postgres, read_store
 from arkgate.web.protocol import ProtocolLimits, protocol_with
@@ -42,16 +43,14 @@ def write_settings(
     operator_port: int,
     extra: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes a configuration for the simulation; `extra` adds lines to tables, by the table's header."""
-    gate = simulation.gate
+    """Writes a configuration for the simulation; `extra` adds lines to tables, by the table's header.
+
+    What it adds to the nodes' table concerns the first.
+    """
     tables = {
         "[gateway]": f'listen = "127.0.0.1:{port}"\noperator_listen = "127.0.0.1:{operator_port}"',
         "[store]": "log_megabytes = 1",
-        "[[nodes]]": (
-            f'name = "gate"\naddress = "{gate.address}"\nnetwork = "regtest"\n'
-            f'tls_cert_file = "{gate.credentials.tls_cert}"\n'
-            f'macaroon_file = "{gate.credentials.invoice_macaroon}"'
-        ),
+        "[[nodes]]": _node(simulation.gate, 0),
         "[backend]": f'url = "{simulation.chat.url}"\nmodel = "{MODEL}"',
         "[[services]]": "",
         "[l402]": "",
@@ -61,8 +60,17 @@ def write_settings(
     }
     for header, lines in (extra or {}).items():
         tables[header] = _overridden(tables[header], lines)
-    path.write_text("".join(f"{header}\n{lines}\n\n" for header, lines in tables.items()))
+    spares = [("[[nodes]]", _node(node, number)) for number, node in enumerate(simulation.spares, start=1)]
+    path.write_text("".join(f"{header}\n{lines}\n\n" for header, lines in [*tables.items(), *spares]))
     return path
+
+
+def _node(node: SimulatedNode, number: int) -> str:
+    return (
+        f'name = "{node.name}"\nnumber = {number}\naddress = "{node.address}"\nnetwork = "regtest"\n'
+        f'tls_cert_file = "{node.credentials.tls_cert}"\n'
+        f'macaroon_file = "{node.credentials.invoice_macaroon}"'
+    )
 
 
 def _overridden(lines: str, extra: str) -> str:

@@ -72,6 +72,22 @@ def appended(text: str) -> Change:
     return lambda before: before + text
 
 
+def chained(*changes: Change) -> Change:
+    def change(text: str) -> str:
+        for one in changes:
+            text = one(text)
+        return text
+
+    return change
+
+
+def another_node(lines: str) -> Change:
+    return appended(
+        f'[[nodes]]\n{lines}\naddress = "h:1"\ntls_cert_file = "tls.cert"\n'
+        'macaroon_file = "invoice.macaroon"\n'
+    )
+
+
 def test_a_short_configuration_has_the_documented_defaults(tmp_path: Path) -> None:
     loaded = settings.load(written(tmp_path))
 
@@ -86,6 +102,16 @@ def test_a_short_configuration_has_the_documented_defaults(tmp_path: Path) -> No
     assert loaded.answers_kept_seconds == 86_400
     assert loaded.unpaid_kept_days == 90
     assert loaded.warnings == ()
+
+
+def test_several_nodes_keep_their_order_names_and_numbers(tmp_path: Path) -> None:
+    change = chained(
+        added("[[nodes]]", 'name = "first"\nnumber = 7'), another_node('name = "second"\nnumber = 2')
+    )
+
+    loaded = settings.load(written(tmp_path, change(GOOD)))
+
+    assert [(node.name, node.number) for node in loaded.nodes] == [("first", 7), ("second", 2)]
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -140,11 +166,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "[l402] challenge_calls must be a number.",
     ),
     "no node": (without('address = "127.0.0.1:10009"'), "[[nodes]] address is missing."),
-    "two nodes": (
-        appended(
-            '[[nodes]]\naddress = "h:1"\ntls_cert_file = "tls.cert"\nmacaroon_file = "invoice.macaroon"\n'
-        ),
-        "[[nodes]] may have one entry in this version.",
+    "two nodes without numbers": (another_node(""), "[[nodes]] number 1 number is missing: it stands in"),
+    "two nodes of one name": (
+        chained(added("[[nodes]]", "number = 0"), another_node("number = 1")),
+        "[[nodes]] name lnd is given to 2 nodes: each needs its own.",
+    ),
+    "two nodes of one number": (
+        chained(added("[[nodes]]", "number = 3"), another_node('name = "spare"\nnumber = 3')),
+        "[[nodes]] number 3 is given to 2 nodes: each needs its own.",
     ),
     "a node without a port": (
         added("[[nodes]]", 'address = "127.0.0.1"'),
@@ -315,6 +344,10 @@ def test_the_backends_key_may_stand_in_a_file(tmp_path: Path) -> None:
 
 
 WARNED = {
+    "a node too small for a challenge": (
+        added("[[nodes]]", "maximum_sats = 49"),
+        "asks for 50 sats, and node lnd makes no invoice above 49",
+    ),
     "a challenge that clients refuse": (added("[[services]]", "price_sats = 1001"), "refuse more than 1000"),
     "a challenge for more calls than a day has": (
         added("[l402]", "challenge_calls = 6"),

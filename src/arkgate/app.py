@@ -14,7 +14,8 @@ from arkgate.backend.chat import ChatBackend
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.keys import Keyring
 from arkgate.gateway.admit import Admission
-from arkgate.gateway.challenge import Challenger, InvoiceDesk
+from arkgate.gateway.challenge import Challenger
+from arkgate.gateway.desk import InvoiceDesk
 from arkgate.gateway.fund import Funding
 from arkgate.gateway.limits import RateLimit
 from arkgate.gateway.meter import Calls
@@ -39,6 +40,8 @@ from arkgate.web.server import Listener, bind, protocol_for_this_process, serve
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
+NODE_FACT = "node_number:"
+"""The fact that says a node's number is this and the node's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,12 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         clock = store.clock
         keyring = await _keyring(settings, store)
         nodes = await stack.enter_async_context(open_nodes(settings, clock))
+        await _refuse_renumbered(nodes, store)
         backend = ChatBackend(settings.backend)
         stack.push_async_callback(backend.close)
+        desk = InvoiceDesk(nodes, keyring)
         parts = _Parts(
-            settings, keyring, clock, store.ledger, store.statements, nodes, backend, metrics, calls
+            settings, keyring, clock, store.ledger, store.statements, nodes, desk, backend, metrics, calls
         )
         kept_ms = settings.unpaid_kept_days * DAY_MS
         sweep = Sweep(store.ledger, store.statements, metrics, unpaid_kept_ms=kept_ms)
@@ -88,7 +93,9 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         await stack.enter_async_context(
             _background(
                 metrics,
-                _work(funding, reconcile, sweep, nodes, backend, store.duties, invoice_life_seconds=life),
+                _work(
+                    funding, reconcile, sweep, desk, nodes, backend, store.duties, invoice_life_seconds=life
+                ),
             )
         )
         stack.push_async_callback(_drain, calls, settings.call_deadline_seconds)
@@ -131,6 +138,29 @@ async def _keyring(settings: Settings, store: Store) -> Keyring:
     return keyring
 
 
+async def _refuse_renumbered(nodes: list[PaymentNode], store: Store) -> None:
+    """A node's number stands in every credential whose invoice it made: it is noted for ever.
+
+    Raises StoreUnavailable for a number that these books know as another node's.
+    """
+    known = {
+        name.removeprefix(NODE_FACT): number
+        for name, number in (await store.statements.facts()).items()
+        if name.startswith(NODE_FACT)
+    }
+    for node in nodes:
+        others = [name for name, number in known.items() if number == node.number and name != node.name]
+        noted = await store.ledger.note_once(NODE_FACT + node.name, node.number) if not others else None
+        if others or noted != node.number:
+            raise StoreUnavailable(
+                f"[[nodes]] {node.name} has number {node.number}, and these books know "
+                + (f"{others[0]} under that number" if others else f"{node.name} under number {noted}")
+                + ". Credentials name their node by its number: give each node its own again."
+            )
+    for name in known.keys() - {node.name for node in nodes}:
+        log.warning("a node of these books is not in the settings: its invoices wait", node=name)
+
+
 async def _drain(calls: Calls, seconds: float) -> None:
     given_up = await calls.drain(seconds)
     if given_up:
@@ -162,6 +192,7 @@ class _Parts:
     ledger: Ledger
     statements: Statements
     nodes: list[PaymentNode]
+    desk: InvoiceDesk
     backend: ChatBackend
     metrics: Metrics
     calls: Calls
@@ -177,14 +208,13 @@ class _Parts:
     def app(self, funding: Funding, reconcile: Reconcile) -> App:
         """The two applications."""
         settings = self.settings
-        desk = InvoiceDesk(self.nodes, self.keyring)
         services = frozenset(service.name for service in settings.catalog)
         admission = Admission(self.keyring, self.statements, funding, services)
         readiness = ReadinessCheck(self.nodes, self.backend, self.statements, self.calls, ledger=self.ledger)
         api = Api(
-            gateway=self._gateway(admission, desk),
+            gateway=self._gateway(admission),
             admission=admission,
-            sessions=self._sessions(desk),
+            sessions=self._sessions(),
             statements=self.statements,
             readiness=readiness,
             catalog=settings.catalog,
@@ -210,13 +240,13 @@ class _Parts:
             calls=self.calls,
         )
 
-    def _gateway(self, admission: Admission, desk: InvoiceDesk) -> Gateway:
+    def _gateway(self, admission: Admission) -> Gateway:
         limits = self.settings.limits
         limit = RateLimit("challenges", client=limits.challenges_client, everybody=limits.challenges_all)
         return Gateway(
             admission=admission,
             challenger=Challenger(
-                desk, self.keyring, self.clock, self.settings.challenge, limit, self.metrics
+                self.desk, self.keyring, self.clock, self.settings.challenge, limit, self.metrics
             ),
             ledger=self.ledger,
             statements=self.statements,
@@ -232,10 +262,10 @@ class _Parts:
             ),
         )
 
-    def _sessions(self, desk: InvoiceDesk) -> Sessions:
+    def _sessions(self) -> Sessions:
         limits = self.settings.limits
         return Sessions(
-            desk=desk,
+            desk=self.desk,
             keyring=self.keyring,
             ledger=self.ledger,
             statements=self.statements,
@@ -251,6 +281,7 @@ def _work(
     funding: Funding,
     reconcile: Reconcile,
     sweep: Sweep,
+    desk: InvoiceDesk,
     nodes: list[PaymentNode],
     backend: Backend,
     duties: Duties,
@@ -270,6 +301,7 @@ def _work(
         "resume": reconcile.resume,
         "sweep": sweep.run,
         "watch backend": backend.watch,
+        "watch desk": desk.watch,
     }
     for node in nodes:
         work |= alone(f"watch {node.name}", watching(node))

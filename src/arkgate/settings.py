@@ -4,6 +4,7 @@ import difflib
 import ipaddress
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -177,15 +178,26 @@ class _Reader:
         tables = self._document.tables("nodes")
         if not tables:
             self._problems.append("There is no [[nodes]] entry: name the LND that makes the invoices.")
-        if len(tables) > 1:
-            self._problems.append("[[nodes]] may have one entry in this version.")
-        return tuple(self._node(number, table) for number, table in enumerate(tables))
+        nodes = tuple(self._node(table, alone=len(tables) == 1) for table in tables)
+        numbers = [node.number for node, table in zip(nodes, tables, strict=True) if "number" in table.given]
+        for name, values in (("name", [node.name for node in nodes]), ("number", numbers)):
+            for value, times in Counter(values).items():
+                if times > 1:
+                    self._problems.append(
+                        f"[[nodes]] {name} {value} is given to {times} nodes: each needs its own."
+                    )
+        return nodes
 
-    def _node(self, position: int, table: "_Table") -> NodeSettings:
+    def _node(self, table: "_Table", *, alone: bool) -> NodeSettings:
+        if not alone and "number" not in table.given:
+            self._problems.append(
+                f"{table.where} number is missing: it stands in every credential that the node's invoices "
+                "pay for. Give each node one that it keeps for ever; the first one you had is 0."
+            )
         node = NodeSettings(
             kind=table.one_of("kind", tuple(NODE_KINDS), "lnd"),
             name=table.matching("name", _NODE_NAME, "lnd"),
-            number=int(table.number("number", position, 0, 0xFFFF)),
+            number=int(table.number("number", 0, 0, 0xFFFF)),
             address=table.text("address"),
             tls_cert_file=table.file("tls_cert_file"),
             macaroon_file=table.file("macaroon_file"),
@@ -487,6 +499,12 @@ def _with_warnings(settings: Settings) -> Settings:
         bundle = bundle_for(
             service.quote(), calls=settings.challenge.calls, minimum=max(n.minimum for n in settings.nodes)
         )
+        warnings += [
+            f"A challenge for {service.path} asks for {whole_sats(bundle.amount)} sats, and node {node.name} "
+            f"makes no invoice above {whole_sats(node.maximum)}: it will make none for it."
+            for node in settings.nodes
+            if node.maximum < bundle.amount
+        ]
         amount = whole_sats(bundle.amount)
         if amount > CLIENTS_PAY_AT_MOST_SATS:
             warnings.append(

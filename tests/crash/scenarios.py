@@ -318,7 +318,8 @@ QUICK_START = {**QUICK, FUND + "STREAM_OPENS_WITHIN_SECONDS": 0.3}
 
 GATEWAY: Mapping[str, Sequence[Scenario]] = {
     "app._keyring:ledger.note_once": KEYS,
-    "gateway.challenge.InvoiceDesk.invoice:node.create_invoice": [
+    "app._refuse_renumbered:ledger.note_once": FIRST_START,
+    "gateway.desk.InvoiceDesk._made:node.create_invoice": [
         Scenario(a_credential_is_asked_for),
         Scenario(a_session_is_paid),
         Scenario(a_token_is_topped_up),
@@ -363,7 +364,7 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
         Scenario(it_runs, pauses={SWEEP + "PRUNE_INVOICES_SECONDS": 0.1})
     ],
     "gateway.sweep.Sweep.prune.batch:ledger.prune_answers": [
-        Scenario(an_answer_is_forgotten, pauses=QUICK, settings={"answers_kept_seconds": 1})
+        Scenario(an_answer_is_forgotten, pauses=QUICK, settings={"answers_kept_seconds": 3})
     ],
     "gateway.sweep.Sweep.release_overdue:ledger.sweep": [
         Scenario(it_runs, pauses=QUICK),
@@ -403,9 +404,9 @@ SQLITE: Mapping[str, Sequence[Scenario]] = {
     "store.sqlite.schema._open_books:database.commit": FIRST_START,
     "store.sqlite.upgrade.apply_revisions:revisions.apply_missing": FIRST_START,
     "store.sqlite.upgrade._begin:connection.begin": FIRST_START,
-    "store.sqlite.writer.Writer._together:database.begin": CHANGES,
-    "store.sqlite.writer.Writer._one_by_one:database.begin": [Scenario(a_payment_is_beyond_belief)],
-    "store.sqlite.writer.Writer._commit_changes:database.commit": [
+    "store.sqlite.writer.Writer._together:cursor.begin": CHANGES,
+    "store.sqlite.writer.Writer._one_by_one:cursor.begin": [Scenario(a_payment_is_beyond_belief)],
+    "store.sqlite.writer.Writer._commit_changes:cursor.commit": [
         *CHANGES,
         Scenario(a_payment_is_beyond_belief),
     ],

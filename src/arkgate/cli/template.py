@@ -30,6 +30,8 @@ macaroon_file = ""                   # e.g. "~/.lnd/data/chain/bitcoin/mainnet/i
 # network = "mainnet"                # refuse invoices of any other network
 # minimum_sats = 1                   # the smallest and largest invoice to ask the node for
 # maximum_sats = 1000000
+# name = "lnd"                       # with several [[nodes]]: a name and a number for each, which it keeps
+# number = 0                         # for ever; new invoices come from the first that is well
 
 # Any OpenAI-compatible server: Ollama, vLLM, llama.cpp, or a provider.
 [backend]

@@ -1,30 +1,24 @@
 """Challenges: an invoice of the node, and a macaroon that its preimage turns into a credential."""
 
-import asyncio
 import base64
-import hashlib
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from arkgate.core.catalog import Service
-from arkgate.core.errors import NodeUnavailable, Overloaded, PaymentRequired
+from arkgate.core.errors import NodeUnavailable, PaymentRequired
 from arkgate.core.keys import ACCOUNT_ID_BYTES, Keyring, Purpose, PurposeKind
-from arkgate.core.money import Msat, format_sats
-from arkgate.core.pricing import BalanceExpiry, Challenge, bundle_for
+from arkgate.core.money import format_sats
+from arkgate.core.pricing import BalanceExpiry, Bundle, Challenge, bundle_for
+from arkgate.gateway.desk import InvoiceDesk, Issued, Wanted
 from arkgate.gateway.limits import RateLimit
 from arkgate.l402.caveats import issued
 from arkgate.l402.identifier import Identifier
 from arkgate.l402.macaroon import mint
-from arkgate.ports import Clock, Invoice, Observer, PaymentNode
+from arkgate.ports import Clock, Observer, PaymentNode
 
 log = structlog.get_logger()
-INVOICES_AT_ONCE_MAX = 8
-PREIMAGE_BYTES = 32
-INVOICES_WAITING_MAX = 256
-INVOICE_WAIT_SECONDS_MAX = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,47 +29,6 @@ class ChallengeTerms:
     expiry_seconds: int = 600
     credential_days: int = 365
     balance_expiry: BalanceExpiry = BalanceExpiry.NEVER
-
-
-class InvoiceDesk:
-    """Makes invoices: at the first node, a few at once, with a bound on those that wait."""
-
-    def __init__(self, nodes: Sequence[PaymentNode], keyring: Keyring) -> None:
-        self.nodes = nodes
-        self._keyring = keyring
-        self._slots = asyncio.Semaphore(INVOICES_AT_ONCE_MAX)
-        self._waiting = 0
-
-    @property
-    def node(self) -> PaymentNode:
-        """The node that new invoices come from."""
-        return self.nodes[0]
-
-    async def invoice(self, amount: Msat, purpose: Purpose, *, title: str, expiry_seconds: int) -> Invoice:
-        """An invoice whose memo ends in the keyed tag of its purpose and payment hash.
-
-        The preimage is drawn here, because the tag must name the hash (or a copied memo would make a
-        foreign payment ours); only the node keeps it. Raises NodeUnavailable, and Overloaded when too
-        many wait already.
-        """
-        if self._waiting >= INVOICES_WAITING_MAX:
-            raise _busy()
-        preimage = secrets.token_bytes(PREIMAGE_BYTES)
-        memo = f"{title} {self._keyring.tag(purpose, hashlib.sha256(preimage).digest())}"
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(INVOICE_WAIT_SECONDS_MAX):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise _busy() from None
-        finally:
-            self._waiting -= 1
-        try:
-            return await self.node.create_invoice(
-                amount, preimage=preimage, memo=memo, expiry_seconds=expiry_seconds
-            )
-        finally:
-            self._slots.release()
 
 
 class Challenger:
@@ -113,19 +66,22 @@ class Challenger:
         """
         self._limit.take(f"account {account_id}" if account_id else client, alone=account_id is not None)
         quote = service.quote()
-        bundle = bundle_for(quote, calls=self._terms.calls, minimum=self._desk.node.invoice_minimum)
+
+        def bundle_at(node: PaymentNode) -> Bundle:
+            return bundle_for(quote, calls=self._terms.calls, minimum=node.invoice_minimum)
+
+        def wanted(node: PaymentNode) -> Wanted:
+            bundle = bundle_at(node)
+            return Wanted(bundle.amount, f"{bundle.calls} x {service.path}")
+
         account = account_id or secrets.token_hex(ACCOUNT_ID_BYTES)
-        title = f"{bundle.calls} x {service.path}"
-        invoice = await self._desk.invoice(
-            bundle.amount,
-            Purpose(PurposeKind.CHALLENGE, account),
-            title=title,
-            expiry_seconds=self._terms.expiry_seconds,
-        )
+        purpose = Purpose(PurposeKind.CHALLENGE, account)
+        made = await self._desk.invoice(wanted, purpose, expiry_seconds=self._terms.expiry_seconds)
+        bundle, invoice = bundle_at(made.node), made.invoice
         offer = Challenge(
             quote=quote,
             bundle=bundle,
-            macaroon=self._macaroon(service.name, invoice, account, bound=account_id is not None),
+            macaroon=self._macaroon(service.name, made, account, bound=account_id is not None),
             payment_request=invoice.payment_request,
             payment_hash=invoice.payment_hash,
             expires_at_ms=invoice.expires_at_ms,
@@ -135,10 +91,13 @@ class Challenger:
         log.info("challenge issued", service=service.name, amount_msat=bundle.amount, reason=code or "unpaid")
         return PaymentRequired(because or _sentence(service, offer), offer, code=code)
 
-    def _macaroon(self, service: str, invoice: Invoice, account_id: str, *, bound: bool) -> str:
+    def _macaroon(self, service: str, made: Issued, account_id: str, *, bound: bool) -> str:
         version = self._keyring.current
         identifier = Identifier.new(
-            invoice.payment_hash, key_version=version, node=self._desk.node.number, account_id=account_id
+            made.invoice.payment_hash,
+            key_version=version,
+            node=made.node.number,
+            account_id=account_id,
         ).encode()
         root_key = self._keyring.root_key(identifier, version=version)
         if root_key is None:
@@ -146,10 +105,6 @@ class Challenger:
         valid_until = self._clock.now_ms() // 1000 + self._terms.credential_days * 86_400
         caveats = issued(service, valid_until=valid_until, account_id=account_id if bound else None)
         return base64.b64encode(mint(root_key, identifier, caveats)).decode()
-
-
-def _busy() -> Overloaded:
-    return Overloaded("Too many invoices are being made. Try again in a few seconds.", retry_after_seconds=3)
 
 
 def _sentence(service: Service, offer: Challenge) -> str:

@@ -3,8 +3,9 @@
 import asyncio
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -349,13 +350,21 @@ class Funding:
 
     async def poll(self, *, pause_seconds: float = 2.0) -> None:
         """Looks up what is due, for ever, so that a silent stream costs seconds and no payment."""
+        await self._with_each(lambda node: self._poll(node, pause_seconds))
+
+    async def _with_each(self, work: Callable[[PaymentNode], Coroutine[Any, Any, None]]) -> None:
+        """Does it for all nodes side by side: one that is away keeps no other waiting."""
+        async with asyncio.TaskGroup() as group:
+            for node in self._nodes.values():
+                group.create_task(work(node))
+
+    async def _poll(self, node: PaymentNode, pause_seconds: float) -> None:
         while True:
             await asyncio.sleep(pause_seconds)
-            for node in self._nodes.values():
-                try:
-                    await self.look_up_due(node)
-                except (NodeUnavailable, StoreUnavailable) as refusal:
-                    log.debug("look-ups wait", node=node.name, reason=refusal.message)
+            try:
+                await self.look_up_due(node)
+            except (NodeUnavailable, StoreUnavailable) as refusal:
+                log.debug("look-ups wait", node=node.name, reason=refusal.message)
 
     async def reconcile_daily(self, *, invoice_life_seconds: int = INVOICE_LIFE_SECONDS) -> None:
         """Once a day reads what was settled since the last time; after a longer stop at once.
@@ -364,12 +373,14 @@ class Funding:
         when its invoice was made, so a listing goes back by that much.
         """
         await asyncio.sleep(STREAM_OPENS_WITHIN_SECONDS)
+        await self._with_each(lambda node: self._reconcile_daily(node, invoice_life_seconds * 1000))
+
+    async def _reconcile_daily(self, node: PaymentNode, invoice_life_ms: int) -> None:
         while True:
-            for node in self._nodes.values():
-                try:
-                    await self._reconcile_if_due(node, invoice_life_seconds * 1000)
-                except (NodeUnavailable, StoreUnavailable) as refusal:
-                    log.warning("the daily reconcile waits", node=node.name, reason=refusal.message)
+            try:
+                await self._reconcile_if_due(node, invoice_life_ms)
+            except (NodeUnavailable, StoreUnavailable) as refusal:
+                log.warning("the daily reconcile waits", node=node.name, reason=refusal.message)
             await asyncio.sleep(RECONCILE_CHECK_SECONDS)
 
     async def _reconcile_if_due(self, node: PaymentNode, invoice_life_ms: int) -> None:

@@ -9,6 +9,7 @@ from arkgate.gateway.meter import Calls
 from arkgate.ports import Backend, Health, Ledger, PaymentNode, Statements
 
 FRESH_SECONDS = 2.0
+NODE = "node:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,10 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether every dependency is."""
-        return all(health.ready for health in self.dependencies.values())
+        """Whether every dependency is; of the nodes one is enough."""
+        nodes = [health.ready for name, health in self.dependencies.items() if name.startswith(NODE)]
+        others = [health.ready for name, health in self.dependencies.items() if not name.startswith(NODE)]
+        return all(others) and (any(nodes) or not nodes)
 
 
 class ReadinessCheck:
@@ -57,7 +60,7 @@ class ReadinessCheck:
         store, backend, *nodes = await asyncio.gather(
             self._store(), self._backend.health(), *(node.health() for node in self._nodes)
         )
-        named = {f"node:{node.name}": health for node, health in zip(self._nodes, nodes, strict=True)}
+        named = {NODE + node.name: health for node, health in zip(self._nodes, nodes, strict=True)}
         dependencies = {"store": store, "backend": backend, **named}
         try:
             self._calls.check_open()

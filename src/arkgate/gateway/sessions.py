@@ -11,7 +11,7 @@ from arkgate.core.ledger import InvoiceRecord, InvoiceState, SessionRecord
 from arkgate.core.money import Msat, format_sats
 from arkgate.core.pricing import BalanceExpiry
 from arkgate.gateway.admit import Admitted
-from arkgate.gateway.challenge import InvoiceDesk
+from arkgate.gateway.desk import InvoiceDesk, Wanted
 from arkgate.gateway.limits import RateLimit
 from arkgate.gateway.meter import Calls
 from arkgate.ports import Clock, Invoice, Ledger, Observer, Statements
@@ -67,13 +67,13 @@ class Sessions:
 
     @property
     def minimum(self) -> Msat:
-        """The smallest amount that settings and node allow."""
-        return Msat(max(self._terms.minimum, self._desk.node.invoice_minimum))
+        """The smallest amount that settings and nodes allow."""
+        return Msat(max(self._terms.minimum, self._desk.minimum))
 
     @property
     def maximum(self) -> Msat:
-        """The largest amount that settings and node allow."""
-        return Msat(min(self._terms.maximum, self._desk.node.invoice_maximum))
+        """The largest amount that settings and nodes allow."""
+        return Msat(min(self._terms.maximum, self._desk.maximum))
 
     async def open(self, amount: Msat, *, client: str) -> OpenedSession:
         """A new account with a token, waiting for its first invoice to be paid.
@@ -113,7 +113,7 @@ class Sessions:
         return session
 
     async def _invoice(self, amount: Msat, kind: PurposeKind, account_id: str, client: str) -> InvoiceRecord:
-        if not self.minimum <= amount <= self.maximum:
+        if not (self.minimum <= amount <= self.maximum and self._desk.takes(amount)):
             raise Unprocessable(
                 f"amount_sats must be between {format_sats(self.minimum)} and {format_sats(self.maximum)}.",
                 code="amount_out_of_range",
@@ -126,14 +126,14 @@ class Sessions:
             self._limit.take(f"account {account_id}", alone=True)
         else:
             self._limit.take(client)
-        invoice = await self._desk.invoice(
-            amount,
+        title = "Funding of an API token" if kind is PurposeKind.SESSION else "Top-up of an API token"
+        issued = await self._desk.invoice(
+            lambda _: Wanted(amount, title),
             Purpose(kind, account_id),
-            title="Funding of an API token" if kind is PurposeKind.SESSION else "Top-up of an API token",
             expiry_seconds=self._terms.expiry_seconds,
         )
         self._observer.session_opened()
-        return _record(invoice, account_id, kind)
+        return _record(issued.invoice, account_id, kind)
 
 
 def _record(invoice: Invoice, account_id: str, kind: PurposeKind) -> InvoiceRecord:

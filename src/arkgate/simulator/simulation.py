@@ -27,6 +27,8 @@ class Simulation:
     payer: SimulatedNode
     chat: SimulatedChat
     payer_rest_port: int
+    spares: Sequence[SimulatedNode]
+    """Further nodes of the gate's owner."""
 
     @property
     def payer_rest_url(self) -> str:
@@ -66,6 +68,7 @@ class Simulation:
         chat_models: Sequence[str] = MODELS_DEFAULT,
         chat_api_key: str | None = None,
         settle_delay_seconds: float = 0.05,
+        spares: Sequence[str] = (),
     ) -> AsyncIterator["Simulation"]:
         """Runs until the block ends; port 0 takes any free one. Raises PortTaken, which names the port.
 
@@ -77,8 +80,9 @@ class Simulation:
             gate = SimulatedNode(network, GATE, data_dir=data_dir, port=gate_port)
             payer = SimulatedNode(network, PAYER, data_dir=data_dir, port=payer_port)
             payer.habits.settle_delay_seconds = settle_delay_seconds
+            others = [SimulatedNode(network, name, data_dir=data_dir) for name in spares]
             network.resume()
-            for node in (gate, payer):
+            for node in (gate, payer, *others):
                 await node.start()
                 stack.push_async_callback(node.stop)
             bound = await stack.enter_async_context(
@@ -93,4 +97,5 @@ class Simulation:
                 payer=payer,
                 chat=chat,
                 payer_rest_port=bound,
+                spares=others,
             )
