@@ -6,6 +6,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pymacaroons.exceptions import MacaroonException
 from pymacaroons.serializers.binary_serializer import BinarySerializer
 
 _LIFETIME = datetime.timedelta(days=14 * 30)
+ADDRESSES = ("127.0.0.1", "::1")
+"""What a certificate is for unless a test says otherwise: this host's loopback addresses."""
 _IDENTIFIER_VERSION = 3
 _LENGTH_DELIMITED = 2
 
@@ -54,7 +57,7 @@ def issue(directory: Path, macaroon_key: bytes) -> Credentials:
         readonly_macaroon=directory / "readonly.macaroon",
     )
     if not _certificate_is_good(found):
-        _make_certificate(found)
+        make_certificate(found)
     for path, permissions in (
         (found.admin_macaroon, ADMIN),
         (found.invoice_macaroon, INVOICE),
@@ -71,7 +74,7 @@ def macaroon_key(private_key: bytes) -> bytes:
 
 
 def bake(key: bytes, permissions: frozenset[str]) -> bytes:
-    """A macaroon with these permissions (`invoices:read`), binary as in LND's files."""
+    """A macaroon with these permissions (`invoices:read`, `uri:/lnrpc.Lightning/GetInfo`), as LND has it."""
     macaroon = Macaroon(location="lnd", identifier=_identifier(permissions), key=key, version=MACAROON_V2)
     return bytes(BinarySerializer().serialize_raw(macaroon))
 
@@ -101,7 +104,12 @@ def _identifier(permissions: frozenset[str]) -> bytes:
 
 
 def _field(number: int, data: bytes) -> bytes:
-    return bytes((number << 3 | _LENGTH_DELIMITED, len(data))) + data
+    return bytes((number << 3 | _LENGTH_DELIMITED,)) + _varint(len(data)) + data
+
+
+def _varint(number: int) -> bytes:
+    """A number below 16384, as protobuf writes it."""
+    return bytes((number,)) if number < 0x80 else bytes((number & 0x7F | 0x80, number >> 7))
 
 
 def _permissions_in(identifier: bytes) -> frozenset[str]:
@@ -118,9 +126,11 @@ def _permissions_in(identifier: bytes) -> frozenset[str]:
 def _fields(data: bytes) -> list[tuple[int, bytes]]:
     fields, at = [], 0
     while at < len(data):
-        end = at + 2 + data[at + 1]
-        fields.append((data[at] >> 3, data[at + 2 : end]))
-        at = end
+        number, length, begin = data[at] >> 3, data[at + 1], at + 2
+        if length >= 0x80:
+            length, begin = length & 0x7F | data[at + 2] << 7, at + 3
+        at = begin + length
+        fields.append((number, data[begin:at]))
     return fields
 
 
@@ -131,8 +141,13 @@ def _certificate_is_good(found: Credentials) -> bool:
     return certificate.not_valid_after_utc > datetime.datetime.now(datetime.UTC)
 
 
-def _make_certificate(found: Credentials) -> None:
-    """Self-signed ECDSA P-256, valid for 14 months, for this host's loopback names only."""
+def make_certificate(
+    found: Credentials, *, lifetime: datetime.timedelta = _LIFETIME, addresses: Sequence[str] = ADDRESSES
+) -> None:
+    """Self-signed ECDSA P-256 for `localhost` and those addresses, in place of the one that was there.
+
+    A lifetime in the past makes one that has expired; the node shows it after its next start.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name(
         [
@@ -141,7 +156,7 @@ def _make_certificate(found: Credentials) -> None:
         ]
     )
     names: list[x509.GeneralName] = [x509.DNSName("localhost")]
-    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -149,8 +164,8 @@ def _make_certificate(found: Credentials) -> None:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + _LIFETIME)
+        .not_valid_before(now + min(lifetime, datetime.timedelta()) - datetime.timedelta(days=1))
+        .not_valid_after(now + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(key, hashes.SHA256())

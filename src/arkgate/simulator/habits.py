@@ -5,6 +5,9 @@ from enum import Enum
 
 import grpc
 
+VERSION = "0.20.0-beta"
+"""The LND that is simulated, unless a test says otherwise."""
+
 
 class NodeState(Enum):
     """How far the node has started: its State service says so, and other calls fail with the text."""
@@ -33,6 +36,7 @@ class Habits:
 
     state: NodeState = NodeState.ACTIVE
     synced: bool = True
+    version: str = VERSION
     lie: Lie = Lie.NONE
     delays_seconds: dict[str, float] = field(default_factory=dict)
     """Seconds by which answers are late, by method name (`AddInvoice`); `*` stands for every method."""
@@ -56,6 +60,14 @@ class Habits:
     """What the node's owner has spent of what it received over its channels."""
     wallet_sats: int = 10_000_000
     """What the node's wallet holds."""
+    remote_sats: int = 20_000_000
+    """What the peer has of the node's one channel, its reserve included: what can be received over it."""
+    reserve_sats: int = 200_000
+    """What the peer must keep of it."""
+    connected: bool = True
+    """Whether the channel's peer is there. What is simulated gets through all the same."""
+    parts_missing: set[str] = field(default_factory=set)
+    """Services that this LND was built without: `invoicesrpc`."""
     overpay_msat: int = 0
     """Payer: how much is paid above what the invoice asks for (negative: less)."""
 

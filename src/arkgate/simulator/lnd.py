@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import grpc
 
 from arkgate._proto.lnd import (
+    invoices_pb2,
+    invoices_pb2_grpc,
     lightning_pb2,
     lightning_pb2_grpc,
     router_pb2,
@@ -22,7 +24,7 @@ from arkgate._proto.lnd import (
     verrpc_pb2_grpc,
 )
 from arkgate.simulator import credentials
-from arkgate.simulator.habits import Habits, NodeState
+from arkgate.simulator.habits import VERSION, Habits, NodeState
 from arkgate.simulator.messages import (
     decoded_message,
     invoice_message,
@@ -33,7 +35,6 @@ from arkgate.simulator.network import Network, Refused, lying_answer
 from arkgate.simulator.records import InvoiceRow
 from arkgate.simulator.serving import LOOPBACK, PortTaken
 
-VERSION = "0.20.0-beta"
 STREAM_EVENTS_MAX = 100_000
 _STATE_POLL_SECONDS = 0.02
 
@@ -46,10 +47,19 @@ _PERMISSIONS = {
     "GetInfo": "info:read",
     "WalletBalance": "onchain:read",
     "ChannelBalance": "offchain:read",
+    "ListChannels": "offchain:read",
+    "CancelInvoice": "invoices:write",
     "GetVersion": "info:read",
     "SendPaymentV2": "offchain:write",
     "TrackPaymentV2": "offchain:read",
 }
+_SERVICES = {
+    "GetVersion": "verrpc.Versioner",
+    "SendPaymentV2": "routerrpc.Router",
+    "TrackPaymentV2": "routerrpc.Router",
+    "CancelInvoice": "invoicesrpc.Invoices",
+}
+"""The services of the methods that are not in lnrpc.Lightning."""
 # While the node is not active every call but State's fails with code UNKNOWN and this text.
 _NOT_ACTIVE = {
     NodeState.WAITING: "waiting to start, RPC services not available",
@@ -112,6 +122,8 @@ class SimulatedNode:
         server = grpc.aio.server(options=_OPTIONS)
         lightning_pb2_grpc.add_LightningServicer_to_server(_Lightning(self), server)
         router_pb2_grpc.add_RouterServicer_to_server(_Router(self), server)
+        if "invoicesrpc" not in self.habits.parts_missing:
+            invoices_pb2_grpc.add_InvoicesServicer_to_server(_Invoices(self), server)
         stateservice_pb2_grpc.add_StateServicer_to_server(_State(self), server)
         verrpc_pb2_grpc.add_VersionerServicer_to_server(_Versioner(self), server)
         key, certificate = (
@@ -182,7 +194,8 @@ class SimulatedNode:
             allowed = credentials.permissions_of(self.macaroon_key, macaroons[0])
         except credentials.BadMacaroon as exc:
             raise Refused(str(exc)) from exc
-        if _PERMISSIONS[method] not in allowed:
+        service = _SERVICES.get(method, "lnrpc.Lightning")
+        if not allowed & {_PERMISSIONS[method], f"uri:/{service}/{method}"}:
             raise Refused("permission denied")
         failure = self.habits.failure(method)
         if failure is not None:
@@ -191,7 +204,7 @@ class SimulatedNode:
     def information(self) -> lightning_pb2.GetInfoResponse:
         """The answer of GetInfo."""
         return lightning_pb2.GetInfoResponse(
-            version=f"{VERSION} commit=simulated",
+            version=f"{self.habits.version} commit=simulated",
             commit_hash="0" * 40,
             identity_pubkey=self.public_key,
             alias=f"simulated-{self.name}",
@@ -211,8 +224,27 @@ class SimulatedNode:
         """The answer of ChannelBalance: what was received, less what the node's owner took away."""
         received = sum(row.paid_msat for row in self.peer.invoices.values() if row.settled)
         local = max(0, received - self.habits.taken_away_msat)
-        amount = lightning_pb2.Amount(sat=local // 1000, msat=local)
-        return lightning_pb2.ChannelBalanceResponse(local_balance=amount)
+        remote = self.habits.remote_sats
+        return lightning_pb2.ChannelBalanceResponse(
+            local_balance=lightning_pb2.Amount(sat=local // 1000, msat=local),
+            remote_balance=lightning_pb2.Amount(sat=remote, msat=remote * 1000),
+        )
+
+    def channels(self, request: lightning_pb2.ListChannelsRequest) -> lightning_pb2.ListChannelsResponse:
+        """The answer of ListChannels: one channel, which no payment makes smaller."""
+        if request.active_only and not self.habits.connected:
+            return lightning_pb2.ListChannelsResponse()
+        local, remote = self.channel_balance().local_balance.sat, self.habits.remote_sats
+        reserve = lightning_pb2.ChannelConstraints(chan_reserve_sat=self.habits.reserve_sats)
+        channel = lightning_pb2.Channel(
+            active=self.habits.connected,
+            capacity=local + remote,
+            local_balance=local,
+            remote_balance=remote,
+            local_constraints=reserve,
+            remote_constraints=reserve,
+        )
+        return lightning_pb2.ListChannelsResponse(channels=[channel])
 
     @contextlib.contextmanager
     def subscribed(self) -> Iterator[asyncio.Queue[InvoiceRow | None]]:
@@ -366,6 +398,29 @@ class _Lightning(lightning_pb2_grpc.LightningServicer):
     ) -> lightning_pb2.ChannelBalanceResponse:
         await _enter(self._node, "ChannelBalance", context)
         return self._node.channel_balance()
+
+    async def ListChannels(
+        self, request: lightning_pb2.ListChannelsRequest, context: Context
+    ) -> lightning_pb2.ListChannelsResponse:
+        await _enter(self._node, "ListChannels", context)
+        return self._node.channels(request)
+
+
+class _Invoices(invoices_pb2_grpc.InvoicesServicer):
+    def __init__(self, node: SimulatedNode) -> None:
+        self._node = node
+
+    async def CancelInvoice(
+        self, request: invoices_pb2.CancelInvoiceMsg, context: Context
+    ) -> invoices_pb2.CancelInvoiceResp:
+        await _enter(self._node, "CancelInvoice", context)
+        row = self._node.invoice(request.payment_hash)
+        if row is None:
+            await _abort(context, Refused("unable to locate invoice"))
+        if row.settled:
+            await _abort(context, Refused("invoice already settled"))
+        self._node.cancel(request.payment_hash)
+        return invoices_pb2.CancelInvoiceResp()
 
 
 class _Router(router_pb2_grpc.RouterServicer):

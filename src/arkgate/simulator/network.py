@@ -342,7 +342,7 @@ def _check_invoice(
 ) -> None:
     memo_bytes = len(memo.encode())
     if amount_msat < 0:
-        raise Refused("payments of negative value are not allowed")
+        raise Refused("amount cannot be negative")
     # LND's database takes 1024 bytes, but a BOLT11 description holds 639.
     if memo_bytes > MEMO_BYTES_MAX:
         raise Refused(f"memo too large: {memo_bytes} bytes (maxsize={MEMO_BYTES_MAX})")

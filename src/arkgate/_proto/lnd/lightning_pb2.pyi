@@ -618,6 +618,104 @@ class ChannelBalanceResponse(_message.Message):
 Global___ChannelBalanceResponse: _TypeAlias = ChannelBalanceResponse  # noqa: Y015
 
 @_typing.final
+class ListChannelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_ONLY_FIELD_NUMBER: _builtins.int
+    active_only: _builtins.bool
+    """Only those whose peer is connected."""
+    def __init__(
+        self,
+        *,
+        active_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_only", b"active_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChannelsRequest: _TypeAlias = ListChannelsRequest  # noqa: Y015
+
+@_typing.final
+class ListChannelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Channel]: ...
+    def __init__(
+        self,
+        *,
+        channels: _abc.Iterable[Global___Channel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChannelsResponse: _TypeAlias = ListChannelsResponse  # noqa: Y015
+
+@_typing.final
+class Channel(_message.Message):
+    """Sats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    LOCAL_BALANCE_FIELD_NUMBER: _builtins.int
+    REMOTE_BALANCE_FIELD_NUMBER: _builtins.int
+    LOCAL_CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    REMOTE_CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    active: _builtins.bool
+    capacity: _builtins.int
+    local_balance: _builtins.int
+    remote_balance: _builtins.int
+    @_builtins.property
+    def local_constraints(self) -> Global___ChannelConstraints: ...
+    @_builtins.property
+    def remote_constraints(self) -> Global___ChannelConstraints: ...
+    def __init__(
+        self,
+        *,
+        active: _builtins.bool = ...,
+        capacity: _builtins.int = ...,
+        local_balance: _builtins.int = ...,
+        remote_balance: _builtins.int = ...,
+        local_constraints: Global___ChannelConstraints | None = ...,
+        remote_constraints: Global___ChannelConstraints | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["local_constraints", b"local_constraints", "remote_constraints", b"remote_constraints"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capacity", b"capacity", "local_balance", b"local_balance", "local_constraints", b"local_constraints", "remote_balance", b"remote_balance", "remote_constraints", b"remote_constraints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Channel: _TypeAlias = Channel  # noqa: Y015
+
+@_typing.final
+class ChannelConstraints(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAN_RESERVE_SAT_FIELD_NUMBER: _builtins.int
+    chan_reserve_sat: _builtins.int
+    """What that side must keep and cannot pay with."""
+    def __init__(
+        self,
+        *,
+        chan_reserve_sat: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chan_reserve_sat", b"chan_reserve_sat"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelConstraints: _TypeAlias = ChannelConstraints  # noqa: Y015
+
+@_typing.final
 class Payment(_message.Message):
     """A payment that the node sends, as routerrpc.Router reports it."""
 

@@ -74,6 +74,11 @@ class LightningStub:
                 request_serializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceRequest.SerializeToString,
                 response_deserializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceResponse.FromString,
                 _registered_method=True)
+        self.ListChannels = channel.unary_unary(
+                '/lnrpc.Lightning/ListChannels',
+                request_serializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ListChannelsRequest.SerializeToString,
+                response_deserializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ListChannelsResponse.FromString,
+                _registered_method=True)
 
 
 class LightningServicer:
@@ -134,6 +139,13 @@ class LightningServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListChannels(self, request, context):
+        """Channels with what each side has of them. Permission: offchain:read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LightningServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -176,6 +188,11 @@ def add_LightningServicer_to_server(servicer, server):
                     servicer.ChannelBalance,
                     request_deserializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceRequest.FromString,
                     response_serializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceResponse.SerializeToString,
+            ),
+            'ListChannels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChannels,
+                    request_deserializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ListChannelsRequest.FromString,
+                    response_serializer=arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ListChannelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -394,6 +411,33 @@ class Lightning:
             '/lnrpc.Lightning/ChannelBalance',
             arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceRequest.SerializeToString,
             arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ChannelBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChannels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lnrpc.Lightning/ListChannels',
+            arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ListChannelsRequest.SerializeToString,
+            arkgate_dot___proto_dot_lnd_dot_lightning__pb2.ListChannelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

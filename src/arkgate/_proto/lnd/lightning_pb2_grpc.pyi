@@ -51,6 +51,8 @@ class LightningStub:
     WalletBalance: _grpc.UnaryUnaryMultiCallable[_lightning_pb2.WalletBalanceRequest, _lightning_pb2.WalletBalanceResponse]
     """Funds on chain; payers' tools show them. Permission: onchain:read."""
     ChannelBalance: _grpc.UnaryUnaryMultiCallable[_lightning_pb2.ChannelBalanceRequest, _lightning_pb2.ChannelBalanceResponse]
+    ListChannels: _grpc.UnaryUnaryMultiCallable[_lightning_pb2.ListChannelsRequest, _lightning_pb2.ListChannelsResponse]
+    """Channels with what each side has of them. Permission: offchain:read."""
 
 @_typing.type_check_only
 class LightningAsyncStub(LightningStub):
@@ -70,6 +72,8 @@ class LightningAsyncStub(LightningStub):
     WalletBalance: _aio.UnaryUnaryMultiCallable[_lightning_pb2.WalletBalanceRequest, _lightning_pb2.WalletBalanceResponse]  # type: ignore[assignment]
     """Funds on chain; payers' tools show them. Permission: onchain:read."""
     ChannelBalance: _aio.UnaryUnaryMultiCallable[_lightning_pb2.ChannelBalanceRequest, _lightning_pb2.ChannelBalanceResponse]  # type: ignore[assignment]
+    ListChannels: _aio.UnaryUnaryMultiCallable[_lightning_pb2.ListChannelsRequest, _lightning_pb2.ListChannelsResponse]  # type: ignore[assignment]
+    """Channels with what each side has of them. Permission: offchain:read."""
 
 class LightningServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -134,5 +138,13 @@ class LightningServicer(metaclass=_abc_1.ABCMeta):
         request: _lightning_pb2.ChannelBalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lightning_pb2.ChannelBalanceResponse, _abc.Awaitable[_lightning_pb2.ChannelBalanceResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListChannels(
+        self,
+        request: _lightning_pb2.ListChannelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lightning_pb2.ListChannelsResponse, _abc.Awaitable[_lightning_pb2.ListChannelsResponse]]:
+        """Channels with what each side has of them. Permission: offchain:read."""
 
 def add_LightningServicer_to_server(servicer: LightningServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
