@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from arkgate.core.keys import Purpose
@@ -73,7 +74,8 @@ class Health:
 
     ready: bool
     state: str
-    """`ready`, `locked`, `starting`, `syncing`, `unreachable`, `refused` (credentials)."""
+    """`ready`, `locked`, `starting`, `syncing`, `unreachable`, `refused` (credentials), `unlisted`
+    (ready; a backend whose list of models lacks ours)."""
     sentence: str
     version: str = ""
     network: str = ""
@@ -92,6 +94,42 @@ class Holdings:
     def total(self) -> Msat:
         """All of it."""
         return Msat(self.channels + self.onchain)
+
+
+class Verdict(Enum):
+    """What a check found, for people and programs."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """Calls are sold; something should be looked at."""
+    FAILURE = "failure"
+    """Some or all payers cannot buy, or money is in danger."""
+    NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that a paid call needs, and whether it is there."""
+
+    name: str
+    """What was looked at, in a few words; the same whatever was found."""
+    verdict: Verdict
+    seen: str
+    """What was found, as a sentence."""
+    meaning: str = ""
+    """What that means for payers, as a sentence; empty when all is well."""
+    remedy: str = ""
+    """What to do, as sentences; a command stands in backquotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What the gateway will ask of a node."""
+
+    challenge: Msat
+    """The smallest invoice of a challenge: a node that cannot receive it sells nothing."""
+    largest: Msat
+    """The largest invoice that anybody may ask for."""
 
 
 class PaymentNode(Protocol):
@@ -142,6 +180,15 @@ class PaymentNode(Protocol):
 
     async def health(self) -> Health:
         """The node's state now. Does not raise."""
+        ...
+
+    def checkup(self, demands: Demands) -> AsyncIterator[Check]:
+        """Tries everything that a paid call needs of the node, one line after the other, in seconds.
+
+        Moves no money and leaves nothing behind but one small invoice that nobody was shown, cancelled
+        where that is possible and expired after a minute where not. What our credentials may not ask is
+        NOT_CHECKED, and so is what cannot be asked because of an earlier line. Does not raise.
+        """
         ...
 
     async def close(self) -> None:

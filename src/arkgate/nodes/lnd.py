@@ -26,7 +26,8 @@ from arkgate.nodes.channel import (
     map_grpc_errors,
     open_channel,
 )
-from arkgate.ports import Clock, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
+from arkgate.nodes.lnd_checkup import LndCheckup
+from arkgate.ports import Check, Clock, Demands, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
 
 UNARY_TIMEOUT_SECONDS = 5.0
 HEALTH_TIMEOUT_SECONDS = 3.0
@@ -233,6 +234,10 @@ class LndNode:
             sentence = f"node {self.name} is still catching up with the chain at block {info.block_height}"
             return Health(False, "syncing", sentence, info.version, network)
         return Health(True, "ready", f"node {self.name} is synced", info.version, network)
+
+    def checkup(self, demands: Demands) -> AsyncIterator[Check]:
+        """See `ports.PaymentNode`."""
+        return LndCheckup(self, self._credentials, self._clock, self._network, demands).run()
 
     async def close(self) -> None:
         """See `ports.PaymentNode`."""
