@@ -51,7 +51,7 @@ def open_store(url: str, clock: Clock | None, *, log_bytes: int) -> AbstractAsyn
         from arkgate.store.postgres.opening import open_postgres  # noqa: PLC0415 - a driver that few need
 
         return open_postgres(url, clock)
-    path = Path(_path(url))
+    path = Path(path_of(url))
     path.parent.mkdir(parents=True, exist_ok=True)
     return open_sqlite(path, clock, log_bytes=log_bytes)
 
@@ -65,7 +65,7 @@ async def read_store(url: str, clock: Clock | None = None) -> AsyncIterator[Stat
         async with open_postgres_readonly(url, clock) as statements:
             yield statements
         return
-    with open_sqlite_readonly(_path(url), clock or SystemClock()) as in_file:
+    with open_sqlite_readonly(path_of(url), clock or SystemClock()) as in_file:
         yield in_file
 
 
@@ -84,7 +84,7 @@ async def restore_store(url: str, archive: Archive) -> Restored:
         from arkgate.store.postgres.restoring import restore_postgres  # noqa: PLC0415 - as above
 
         return await restore(archive, partial(restore_postgres, url), now_ms=now_ms)
-    path = Path(_path(url))
+    path = Path(path_of(url))
     path.parent.mkdir(parents=True, exist_ok=True)
     return await restore(archive, partial(restore_sqlite, path), now_ms=now_ms)
 
@@ -95,10 +95,11 @@ def shown(url: str) -> str:
         from arkgate.store.postgres.connections import shown as shown_postgres  # noqa: PLC0415 - as above
 
         return shown_postgres(url)
-    return _path(url)
+    return path_of(url)
 
 
-def _path(url: str) -> str:
+def path_of(url: str) -> str:
+    """The file that a SQLite URL names. Raises NotSupported for a URL of no engine that there is."""
     if not url.startswith(SQLITE) or url == SQLITE:
         raise NotSupported(
             f"The database {url.partition('://')[0]!r} is not supported: the books are kept in SQLite"

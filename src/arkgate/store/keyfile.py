@@ -60,8 +60,13 @@ def keyring_of_books(path: Path, facts: Mapping[str, int]) -> tuple[Keyring, Map
     Raises KeyfileError for a file that lacks a key of these books or has another one in its place: on
     such keys paid credentials would be refused and tokens be given out that nobody else can read.
     """
+    keyring = load_or_create_keyring(path, books_exist=any(name.startswith(KEY_FACT) for name in facts))
+    return keyring, fit_the_books(path, keyring, facts)
+
+
+def fit_the_books(path: Path, keyring: Keyring, facts: Mapping[str, int]) -> Mapping[str, int]:
+    """The facts about these keys that the books do not have yet. Raises KeyfileError as above."""
     known = {name: value for name, value in facts.items() if name.startswith(KEY_FACT)}
-    keyring = load_or_create_keyring(path, books_exist=bool(known))
     fingerprints = {f"{KEY_FACT}{version}": keyring.fingerprint(version) for version in keyring.versions}
     for name, value in known.items():
         version = name.removeprefix(KEY_FACT)
@@ -75,7 +80,7 @@ def keyring_of_books(path: Path, facts: Mapping[str, int]) -> tuple[Keyring, Map
                 f"the key file {path} has another key version {version} than these books were used with: "
                 "restore the right file, or name the right database"
             )
-    return keyring, {name: value for name, value in fingerprints.items() if name not in known}
+    return {name: value for name, value in fingerprints.items() if name not in known}
 
 
 def rotate(path: Path) -> int:

@@ -243,6 +243,16 @@ async def close(connection: Connection) -> None:
         connection.terminate()
 
 
+async def refuse_unfit_server(url: str) -> None:
+    """As `refuse_unfit`, over a connection of its own. Raises StoreUnavailable also when there is none."""
+    with refusing(f"The ledger {shown(url)} cannot be opened"):
+        connection = await connect(url)
+        try:
+            await refuse_unfit(connection, shown(url))
+        finally:
+            await close(connection)
+
+
 async def refuse_unfit(connection: Connection, ledger: str) -> None:
     """Raises StoreUnavailable for a server on which an acknowledged change could be lost."""
     for setting, why in (
