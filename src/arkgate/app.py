@@ -16,6 +16,7 @@ from arkgate.core.keys import Keyring
 from arkgate.gateway.admit import Admission
 from arkgate.gateway.challenge import Challenger
 from arkgate.gateway.desk import InvoiceDesk
+from arkgate.gateway.doctor import Doctor, Offer
 from arkgate.gateway.fund import Funding
 from arkgate.gateway.limits import RateLimit
 from arkgate.gateway.meter import Calls
@@ -29,13 +30,15 @@ from arkgate.nodes.channel import NodeCredentials
 from arkgate.ports import Backend, Clock, Duties, Ledger, PaymentNode, Statements
 from arkgate.settings import Address, NodeSettings, Settings
 from arkgate.store import Store, open_store, shown
-from arkgate.store.clock import DAY_MS
+from arkgate.store.checkup import checkup, free_bytes
+from arkgate.store.clock import DAY_MS, SystemClock
 from arkgate.store.keyfile import keyring_of_books
 from arkgate.web.admin import Admin
 from arkgate.web.api import Api
 from arkgate.web.client import ClientAddress
 from arkgate.web.guard import Guard
 from arkgate.web.metrics import Metrics
+from arkgate.web.outside import Outside
 from arkgate.web.server import Listener, bind, protocol_for_this_process, serve
 
 log = structlog.get_logger()
@@ -126,6 +129,32 @@ async def open_nodes(settings: Settings, clock: Clock) -> AsyncIterator[list[Pay
         for node in nodes:
             stack.push_async_callback(node.close)
         yield nodes
+
+
+@contextlib.asynccontextmanager
+async def examining(
+    settings: Settings, clock: Clock | None = None, *, free: Callable[[Path], int] = free_bytes
+) -> AsyncIterator[Doctor]:
+    """What tries everything that a paid call needs. Opens the books for reading only, where they are there.
+
+    `clock` is this host's unless a test gives another; `free` says how much disk is free at a folder.
+    """
+    clock = clock or SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = await stack.enter_async_context(open_nodes(settings, clock))
+        backend = ChatBackend(settings.backend)
+        stack.push_async_callback(backend.close)
+        outside = Outside(settings.public_url, settings.listen.url, settings.catalog)
+        yield Doctor(
+            Offer(settings.catalog, settings.challenge, settings.sessions),
+            nodes,
+            backend,
+            warnings=settings.warnings,
+            books=lambda: checkup(
+                settings.store_url, settings.keys_file, clock, log_bytes=settings.log_bytes, free=free
+            ),
+            outside=outside.checkup,
+        )
 
 
 async def _keyring(settings: Settings, store: Store) -> Keyring:

@@ -44,6 +44,12 @@ class Address:
     host: str
     port: int
 
+    @property
+    def url(self) -> str:
+        """Where programs on this host reach it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - read, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:

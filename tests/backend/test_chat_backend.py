@@ -662,7 +662,7 @@ def test_two_thousand_cancelled_calls_leak_nothing() -> None:
     ("answer", "ready", "state", "word"),
     [
         (http(b'{"data": [{"id": "small"}]}'), True, "ready", "answers."),
-        (http(b'{"data": [{"id": "other"}]}'), True, "ready", "model small"),
+        (http(b'{"data": [{"id": "other"}]}'), True, "unlisted", "model small"),
         (http(b"{}"), True, "ready", "answers."),
         (http(b"{}", status="401 No"), False, "refused", "401"),
         (http(b"{}", status="403 No"), True, "ready", "403"),

@@ -246,7 +246,7 @@ def _health_of(status: int, answer: bytes, model: str) -> Health:
     names = read_model_names(answer)
     if names and model not in names:
         return Health(
-            True, "ready", f"The chat backend answers but does not list the model {plain(model, 80)}."
+            True, "unlisted", f"The chat backend answers but does not list the model {plain(model, 80)}."
         )
     return Health(True, "ready", "The chat backend answers.")
 

@@ -8,6 +8,7 @@ COMMANDS = {
     "init": "operate",
     "serve": "operate",
     "config": "operate",
+    "doctor": "doctor",
     "ledger": "books",
     "backup": "archive",
     "restore": "archive",

@@ -61,8 +61,7 @@ async def _reconciled(settings: Settings) -> Mapping[str, Any]:
 
 def _by_the_gateway(settings: Settings, locked: StoreUnavailable) -> Mapping[str, Any]:
     listen = settings.operator_listen
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - read, not bound
-    url = httpx.URL(scheme="http", host=host, port=listen.port, path=RECONCILE_PATH)
+    url = listen.url + RECONCILE_PATH
     try:
         answer = httpx.post(url, headers={COMMAND_HEADER: "1"}, timeout=SECONDS_MAX, trust_env=False)
         body: Mapping[str, Any] = orjson.loads(answer.content)
