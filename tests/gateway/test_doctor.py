@@ -172,6 +172,22 @@ def test_free_disk_is_measured_against_the_log(tmp_path: Path, free: int, verdic
     without_gateway(tmp_path, story)
 
 
+def test_a_check_that_breaks_off_is_a_failure_and_the_others_go_on(tmp_path: Path) -> None:
+    def broken(folder: Path) -> int:
+        raise ValueError(f"nobody thought of {folder.name}")
+
+    async def story(simulation: Simulation, loaded: settings.Settings) -> None:
+        async with app.examining(loaded, free=broken) as doctor:
+            lines = [line async for line in doctor.examine(call=False)]
+        (failed,) = (line for line in lines if line.check.verdict is Verdict.FAILURE)
+
+        assert failed.subject == "books"
+        assert "ValueError: nobody thought of" in failed.check.seen
+        assert {"backend", "node gate", "public URL"} <= {line.subject for line in lines}
+
+    without_gateway(tmp_path, story)
+
+
 def test_ten_logs_should_be_free(tmp_path: Path) -> None:
     async def story(simulation: Simulation, loaded: settings.Settings) -> None:
         found = await examined(loaded, free=2 * 10**9)
@@ -375,6 +391,19 @@ def test_a_public_url_that_cannot_be_reached_is_told_apart(tmp_path: Path) -> No
         assert await seen(stage, "http://127.0.0.1:1") == "Nothing listens at http://127.0.0.1:1."
         assert "certificate of 127.0.0.1 is refused: self-signed" in await seen(stage, f"https://{node}")
         assert "does not speak TLS" in await seen(stage, f"https://{local.host}:{local.port}")
+
+    play(tmp_path, story)
+
+
+def test_settings_that_the_running_gateway_has_not_read_are_said(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        file = tmp_path / "changed.toml"
+        text = (tmp_path / "arkgate.toml").read_text()
+        file.write_text(text.replace("[[services]]", '[[services]]\npath = "/api/other"'))
+        found = await examined(settings.load(file))
+
+        assert found["public URL: the same gateway"].verdict is Verdict.WARNING
+        assert "Restart it" in found["public URL: the same gateway"].remedy
 
     play(tmp_path, story)
 

@@ -227,6 +227,14 @@ def test_a_file_without_a_certificate_is_said(tmp_path: Path) -> None:
     assert "holds no certificate" in lines["TLS certificate"].seen
 
 
+def test_a_macaroon_that_cannot_be_read_is_said_before_anything_is_asked(tmp_path: Path) -> None:
+    lines = examined(tmp_path, lambda _: (tmp_path / "arkgate.macaroon").unlink())
+
+    assert list(lines) == ["files"]
+    assert lines["files"].verdict is Verdict.FAILURE
+    assert "arkgate.macaroon cannot be read" in lines["files"].seen
+
+
 def test_an_address_that_leads_nowhere_is_told_apart(tmp_path: Path) -> None:
     async def stopped(simulation: Simulation) -> None:
         await simulation.gate.stop()

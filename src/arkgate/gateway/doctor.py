@@ -70,8 +70,13 @@ class Doctor:
             ("public URL", self._outside),
         ]
         for subject, checks in subjects:
-            async for check in checks():
-                yield Line(subject, check)
+            try:
+                async for check in checks():
+                    yield Line(subject, check)
+            except Exception as error:  # noqa: BLE001 - a doctor that dies of one patient tells nothing of the rest
+                seen = f"The check itself broke off: {type(error).__name__}: {error}."
+                remedy = "This is a fault of arkgate; report it with this sentence."
+                yield Line(subject, Check("this check", Verdict.FAILURE, seen, remedy=remedy))
 
     async def _settings(self) -> AsyncIterator[Check]:
         for warning in self._warnings:

@@ -48,6 +48,7 @@ BAKE = (
     "invoices:read invoices:write info:read offchain:read onchain:read`"
 )
 """A macaroon that can do all that the gateway and its commands ask, and cannot spend."""
+_DENIED = "permission denied"
 _NEEDED = (
     ("invoices:read", "/lnrpc.Lightning/LookupInvoice"),
     ("invoices:read", "/lnrpc.Lightning/ListInvoices"),
@@ -81,27 +82,24 @@ class LndCheckup:
 
     async def run(self) -> AsyncIterator[Check]:
         """Every line in order; see `ports.PaymentNode.checkup`."""
-        async for check in self._at_all():
-            yield check
-            if check.verdict is Verdict.FAILURE:
-                yield _not_checked("everything else", "It needs the line above.")
-                return
-        self._channel = open_channel(self.credentials)
         try:
+            self._channel = open_channel(self.credentials)
+        except NodeUnavailable as refusal:
+            yield Check("files", Verdict.FAILURE, _sentence(refusal), NO_INVOICES, "Check [[nodes]].")
+            return
+        try:
+            async for check in self._at_all():
+                yield check
+                if check.verdict is Verdict.FAILURE:
+                    yield _not_checked("everything else", "It needs the line above.")
+                    return
             async for check in self._asked():
                 yield check
-        except NodeUnavailable as refusal:
-            remedy = "Look at the node's log, then run this again."
-            yield Check("answers", Verdict.FAILURE, _sentence(refusal), NO_INVOICES, remedy)
         finally:
             await self._channel.grpc.close(grace=0)
 
     async def _at_all(self) -> AsyncIterator[Check]:
-        try:
-            open_channel(self.credentials)
-        except NodeUnavailable as refusal:
-            yield Check("files", Verdict.FAILURE, _sentence(refusal), NO_INVOICES, "Check [[nodes]].")
-            return
+        """Whether it can be asked at all; a FAILURE is the last line."""
         async for check in connection_checks(self.credentials, now_ms=self.clock.now_ms()):
             yield check
             if check.verdict is Verdict.FAILURE:
@@ -177,7 +175,7 @@ class LndCheckup:
             await self._ask(call, request, "a permission")
         except NodeUnavailable as refusal:
             said, code = _said(refusal)
-            if "permission denied" in said:
+            if _DENIED in said:
                 return _Leave.DENIED, said
             if "macaroon" in said or "verification failed" in said or "root key" in said:
                 return _Leave.MACAROON_REFUSED, said
@@ -188,13 +186,11 @@ class LndCheckup:
     # What the node says of itself.
 
     async def _information(self) -> AsyncIterator[Check]:
-        names = ("version", "chain", "network")
         try:
             info = await self._ask(self._lightning.GetInfo, lnrpc.GetInfoRequest(), "GetInfo")
         except NodeUnavailable as refusal:
-            why = _why_not(refusal, "info:read")
-            for name in names[:2]:
-                yield _not_checked(name, why, _use_another())
+            for name in ("version", "chain"):
+                yield _unasked(name, refusal, "info:read")
             return
         yield _version(info.version)
         if info.synced_to_chain:
@@ -217,7 +213,7 @@ class LndCheckup:
         try:
             answer = await self._ask(self._lightning.ListChannels, request, "listing channels")
         except NodeUnavailable as refusal:
-            return _not_checked(name, _why_not(refusal, "offchain:read"), _use_another())
+            return _unasked(name, refusal, "offchain:read")
         receivable = sats(
             sum(
                 max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat)
@@ -379,10 +375,12 @@ def _not_checked(name: str, why: str, remedy: str = "") -> Check:
     return Check(name, Verdict.NOT_CHECKED, why, remedy=remedy)
 
 
-def _why_not(refusal: NodeUnavailable, permission: str) -> str:
+def _unasked(name: str, refusal: NodeUnavailable, permission: str) -> Check:
+    """A line that needs a permission, and why it was not checked."""
     said, _ = _said(refusal)
-    denied = "permission denied" in said
-    return f"The macaroon does not allow {permission}." if denied else f"LND says: {said}."
+    if _DENIED in said:
+        return _not_checked(name, f"The macaroon does not allow {permission}.", _use_another())
+    return _not_checked(name, f"LND says: {said}.")
 
 
 def _said(refusal: NodeUnavailable) -> tuple[str, grpc.StatusCode | None]:

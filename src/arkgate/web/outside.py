@@ -54,7 +54,9 @@ class Outside:
         except httpx.HTTPError:
             return None
         dependencies = _json(answer).get("dependencies")
-        return dependencies if isinstance(dependencies, dict) else {}
+        if isinstance(dependencies, dict) and all(isinstance(state, dict) for state in dependencies.values()):
+            return dependencies
+        return {}
 
     def _running(self, dependencies: dict[str, Any] | None) -> Check:
         name = "gateway"
@@ -65,7 +67,9 @@ class Outside:
             seen = f"What answers at {self.local_url} is not arkgate."
             remedy = "Stop it, or change listen in [gateway]; then start the gateway."
             return Check(name, Verdict.FAILURE, seen, NOBODY_BUYS, remedy)
-        waiting = [f"{part} {state['state']}" for part, state in dependencies.items() if not state["ready"]]
+        waiting = [
+            f"{part} {state.get('state')}" for part, state in dependencies.items() if not state.get("ready")
+        ]
         if waiting:
             seen = f"It runs at {self.local_url} and is not ready: {', '.join(waiting)}."
             meaning = "What needs these parts is answered with 503."
@@ -106,7 +110,8 @@ class Outside:
             meaning = "Payers are at another gateway, or see old prices."
             remedy = "Point the proxy at this gateway; let it keep no copies of answers."
             return Check(name, Verdict.FAILURE, seen, meaning, remedy)
-        if [endpoint["path"] for endpoint in here["endpoints"]] != [service.path for service in self.catalog]:
+        sold = [endpoint.get("path") for endpoint in here.get("endpoints", [])]
+        if sold != [service.path for service in self.catalog]:
             seen = "The running gateway sells other endpoints than the settings name."
             remedy = "Restart it to take up the settings."
             return Check(name, Verdict.WARNING, seen, "Payers see what it was started with.", remedy)
