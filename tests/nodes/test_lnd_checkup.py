@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -141,9 +142,9 @@ def test_an_admin_macaroon_is_a_warning_with_the_command_that_bakes_another(tmp_
 @pytest.mark.parametrize(
     ("permissions", "lacking", "meaning"),
     [
-        (tuple(credentials.READONLY), "invoices:write", "No invoice can be made"),
+        (tuple(credentials.READONLY), "invoices:write", "makes no invoices"),
         (("invoices:write",), "invoices:read", "credited late or never"),
-        (("info:read",), "invoices:read and invoices:write", "No invoice can be made"),
+        (("info:read",), "invoices:read and invoices:write", "makes no invoices"),
     ],
 )
 def test_a_macaroon_without_the_invoices_fails(
@@ -167,6 +168,7 @@ def test_a_macaroon_of_another_node_is_told_apart_from_a_weak_one(tmp_path: Path
     assert lines["macaroon: invoices"].verdict is Verdict.FAILURE
     assert "verification failed" in lines["macaroon: invoices"].seen
     assert "was revoked" in lines["macaroon: invoices"].remedy
+    assert list(lines)[-1] == "everything else"
 
 
 async def restart(gate: SimulatedNode) -> None:
@@ -250,12 +252,25 @@ def test_an_address_that_leads_nowhere_is_told_apart(tmp_path: Path) -> None:
             node = node_of(simulation, macaroon, address=f"127.0.0.1:{port}")
             return {check.name: check async for check in node.checkup(DEMANDS)}
 
+    async def https() -> dict[str, Check]:
+        async with Simulation.running(data_dir=tmp_path / "d") as simulation:
+            files = simulation.gate.credentials
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(files.tls_cert, files.tls_key)
+            server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with server:
+                node = node_of(simulation, files.invoice_macaroon, address=address)
+                return {check.name: check async for check in node.checkup(DEMANDS)}
+
     no_tls = run(asyncio.wait_for(plain(), 60))
+    no_grpc = run(asyncio.wait_for(https(), 60))
 
     assert "Nothing listens at 127.0.0.1" in nobody["address"].seen
     assert "no-such-host.invalid has no address (DNS)" in no_name["address"].seen
     assert "does not speak TLS with us" in no_tls["TLS certificate"].seen
-    for lines in (nobody, no_name, no_tls):
+    assert "speaks TLS, but not gRPC" in no_grpc["TLS certificate"].seen
+    for lines in (nobody, no_name, no_tls, no_grpc):
         assert list(lines.values())[-1].verdict is Verdict.NOT_CHECKED
 
 

@@ -15,7 +15,10 @@ from arkgate.ports import Check, Verdict
 
 CONNECT_SECONDS = 5.0
 WARN_DAYS = 30
-NO_INVOICES = "No invoice can be made: whoever must pay first gets 503, and payments count only later."
+NO_INVOICES = (
+    "This node makes no invoices: without another one, whoever must pay first gets 503. "
+    "Its payments count only later."
+)
 _NAMES_NOT_OURS = ("unix", "unixpacket", "bufconn")
 """What LND writes into its certificates beside the names of its host."""
 _NAME_MISMATCH = (62, 64)
@@ -80,9 +83,15 @@ async def _tls(credentials: NodeCredentials, host: str, port: int, now_ms: int) 
     name = credentials.tls_server_name or host
     try:
         trusted = credentials.tls_cert_file.read_bytes()
-        shown = x509.load_der_x509_certificate(await _presented(host, port, name))
+        encoded, speaks_http2 = await _presented(host, port, name)
+        shown = x509.load_der_x509_certificate(encoded)
         now = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC)
         wrong = _expired(shown, now) or await _refused(host, port, name, trusted, shown)
+        if wrong is None and not speaks_http2:
+            wrong = _Wrong(
+                f"{host} port {port} speaks TLS, but not gRPC.",
+                "Name the node's gRPC port in address; its REST port is another one.",
+            )
     except (OSError, ValueError) as error:  # ssl.SSLError and TimeoutError are OSErrors
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error or "no answer"
         wrong = _Wrong(
@@ -105,25 +114,26 @@ _RENEW = (
 )
 
 
-async def _presented(host: str, port: int, name: str) -> bytes:
-    """The certificate that the server shows, whatever it is. Raises OSError."""
+async def _presented(host: str, port: int, name: str) -> tuple[bytes, bool]:
+    """The certificate that the server shows, and whether it speaks HTTP/2. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # it is looked at and nothing is told to it
     return await _handshake(host, port, name, context)
 
 
-async def _handshake(host: str, port: int, name: str, context: ssl.SSLContext) -> bytes:
+async def _handshake(host: str, port: int, name: str, context: ssl.SSLContext) -> tuple[bytes, bool]:
     context.set_alpn_protocols(["h2"])
     async with asyncio.timeout(CONNECT_SECONDS):
         _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
     try:
-        shown: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        connection: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        shown, protocol = connection.getpeercert(binary_form=True), connection.selected_alpn_protocol()
     finally:
         writer.transport.abort()
     if shown is None:
         raise ssl.SSLError("it shows no certificate")
-    return shown
+    return shown, protocol == "h2"
 
 
 def _expired(shown: x509.Certificate, now: datetime.datetime) -> _Wrong | None:

@@ -115,8 +115,11 @@ class LndCheckup:
 
     async def _asked(self) -> AsyncIterator[Check]:
         permissions = self._permissions()
-        invoices = await self._invoices(permissions)
+        invoices, known = await self._invoices(permissions)
         yield invoices
+        if not known:
+            yield _not_checked("everything else", "It needs a macaroon that LND takes.")
+            return
         yield await self._spending(permissions)
         async for check in self._information():
             yield check
@@ -136,24 +139,27 @@ class LndCheckup:
             return read_permissions(self.credentials.macaroon_file.read_bytes())
         return None
 
-    async def _invoices(self, permissions: Permissions | None) -> Check:
+    async def _invoices(self, permissions: Permissions | None) -> tuple[Check, bool]:
+        """The line, and whether LND takes the macaroon for one of its own."""
         name = "macaroon: invoices"
         reading = lnrpc.PaymentHash(r_hash=secrets.token_bytes(32))
         may_read, said = await self._leave(self._lightning.LookupInvoice, reading)
         may_write, _ = await self._leave(self._lightning.AddInvoice, lnrpc.Invoice(value=-1))
         if _Leave.MACAROON_REFUSED in (may_read, may_write):
             remedy = f"It is another node's, was revoked or has expired. {_use_another()}"
-            return Check(name, Verdict.FAILURE, f"LND refuses the macaroon: {said}.", NO_INVOICES, remedy)
+            seen = f"LND refuses the macaroon: {said}."
+            return Check(name, Verdict.FAILURE, seen, NO_INVOICES, remedy), False
         answers = (("invoices:read", may_read), ("invoices:write", may_write))
         missing = [permission for permission, leave in answers if leave is _Leave.DENIED]
         missing += [f"uri:{method}" for method in _lacking(permissions)] if not missing else []
         if missing:
             seen = f"The macaroon does not allow {' and '.join(missing)}."
             meaning = NO_INVOICES if may_write is _Leave.DENIED else "Payments are credited late or never."
-            return Check(name, Verdict.FAILURE, seen, meaning, _use_another())
+            return Check(name, Verdict.FAILURE, seen, meaning, _use_another()), True
         if _Leave.UNKNOWN in (may_read, may_write):
-            return Check(name, Verdict.FAILURE, f"LND does not answer: {said}.", NO_INVOICES, "Ask again.")
-        return Check(name, Verdict.OK, "The macaroon allows invoices:read and invoices:write.")
+            seen = f"LND does not answer: {said}."
+            return Check(name, Verdict.FAILURE, seen, NO_INVOICES, "Look at its log."), True
+        return Check(name, Verdict.OK, "The macaroon allows invoices:read and invoices:write."), True
 
     async def _spending(self, permissions: Permissions | None) -> Check:
         name = "macaroon: spending"
