@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 from tests.ports import free_port_base
-from tests.stage import MODEL, Stage, play, run, staged, write_settings
+from tests.stage import MODEL, Stage, eventually, play, run, staged, write_settings
 
 from arkgate import app, settings
 from arkgate.gateway.doctor import Line, worst
@@ -249,7 +249,7 @@ def test_tables_of_an_unknown_revision_fail_and_the_keys_are_looked_at_all_the_s
             Verdict.FAILURE,
             "at most 1000 sats",
         ),
-        ({"[[nodes]]": "maximum_sats = 20"}, Verdict.WARNING, "above the node's maximum_sats"),
+        ({"[[nodes]]": "maximum_sats = 20"}, Verdict.FAILURE, "above the node's maximum_sats"),
         ({"[sessions]": "maximum_sats = 20"}, Verdict.WARNING, "a call costs 50 sats"),
     ],
 )
@@ -422,6 +422,35 @@ def test_a_gateway_that_is_not_ready_says_which_part_is_missing(tmp_path: Path) 
         await stage.simulation.gate.start()
 
     play(tmp_path, story)
+
+
+def test_of_several_nodes_each_has_its_lines_and_one_is_enough_to_sell(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            Simulation.running(
+                data_dir=tmp_path / "simulator", chat_models=(MODEL,), spares=("spare",)
+            ) as simulation,
+            staged(tmp_path, simulation=simulation, extra={"[[nodes]]": "maximum_sats = 20"}) as stage,
+        ):
+            well = await examined(stage.settings)
+            await simulation.gate.stop()
+
+            async def noticed() -> bool:
+                parts = (await stage.http.get("/health/ready")).json()["dependencies"]
+                return not parts["node:gate"]["ready"]
+
+            await eventually(noticed)
+            found = await examined(stage.settings)
+            await simulation.gate.start()
+
+        assert well["node gate: amounts"].verdict is Verdict.WARNING
+        assert well["node spare: amounts"].verdict is Verdict.OK
+        assert failures(found) == ["node gate: address"]
+        assert found["public URL: gateway"].verdict is Verdict.WARNING
+        assert "node:gate unreachable" in found["public URL: gateway"].seen
+        assert found["node spare: stream of settlements"].verdict is Verdict.OK
+
+    run(asyncio.wait_for(story(), 60))
 
 
 def test_another_program_on_the_gateways_port_is_no_gateway(tmp_path: Path) -> None:

@@ -128,27 +128,31 @@ class Doctor:
         return sorted(bundle.amount for bundle in bundles)
 
     def _sessions(self, node: PaymentNode) -> tuple[Msat, Msat]:
+        """The smallest and the largest session that the node serves; none when the first is above."""
         terms = self._offer.sessions
         return max(terms.minimum, node.invoice_minimum), min(terms.maximum, node.invoice_maximum)
 
     def _demands(self, node: PaymentNode) -> Demands:
-        challenges = self._challenges(node)
-        return Demands(challenge=challenges[0], largest=max(challenges[-1], self._sessions(node)[1]))
+        fitting = [amount for amount in self._challenges(node) if amount <= node.invoice_maximum]
+        wanted = [*fitting, self._sessions(node)[1]]
+        return Demands(challenge=wanted[0], largest=max(wanted))
 
     def _amounts(self, node: PaymentNode) -> Check:
-        """Whether the prices, the sessions and the node's limits leave something to sell."""
+        """Whether the prices, the sessions and the node's limits leave it something to make."""
         name = "amounts"
         challenge = self._challenges(node)[-1]
         least, most = self._sessions(node)
         limits = "minimum_sats and maximum_sats in [sessions] and [[nodes]]"
         if least > most:
             seen = f"Sessions would be of at least {format_sats(least)} and of at most {format_sats(most)}."
-            return Check(name, Verdict.FAILURE, seen, "No session can be opened.", f"Correct {limits}.")
+            verdict = self._severe(lambda other: self._sessions(other)[0] <= self._sessions(other)[1])
+            return Check(name, verdict, seen, "Here no session can be opened.", f"Correct {limits}.")
         if challenge > node.invoice_maximum:
             seen = f"A challenge asks for {format_sats(challenge)}, above the node's maximum_sats."
-            meaning = "Payers are asked for an invoice that you did not want the node to make."
+            verdict = self._severe(lambda other: self._challenges(other)[-1] <= other.invoice_maximum)
+            meaning = "Here no challenge can be made for it: without another node payers get 503."
             remedy = "Lower price_sats or challenge_calls, or raise maximum_sats in [[nodes]]."
-            return Check(name, Verdict.WARNING, seen, meaning, remedy)
+            return Check(name, verdict, seen, meaning, remedy)
         price = min(service.price for service in self._offer.catalog)
         if most < price:
             seen = f"The largest session is {format_sats(most)}, and a call costs {format_sats(price)}."
@@ -156,6 +160,10 @@ class Doctor:
             return Check(name, Verdict.WARNING, seen, meaning, f"Raise {limits}, or lower price_sats.")
         seen = f"Challenges ask for {format_sats(challenge)}, sessions for {format_sats(least)} to "
         return Check(name, Verdict.OK, f"{seen}{format_sats(most)}.")
+
+    def _severe(self, can: Callable[[PaymentNode], bool]) -> Verdict:
+        """How bad it is that one node cannot: no failure while another can."""
+        return Verdict.WARNING if any(can(node) for node in self._nodes) else Verdict.FAILURE
 
 
 def _uncalled() -> Check:

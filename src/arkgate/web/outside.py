@@ -35,9 +35,9 @@ class Outside:
         async with httpx.AsyncClient(
             timeout=TIMEOUT_SECONDS, trust_env=False, follow_redirects=False
         ) as http:
-            dependencies = await self._dependencies(http)
-            yield self._running(dependencies)
-            if not dependencies:
+            readiness = await self._readiness(http)
+            yield self._running(readiness)
+            if not readiness:
                 return
             for look in (self._reached, self._same, self._credentials, self._sizes):
                 check = await look(http)
@@ -47,33 +47,36 @@ class Outside:
                     yield Check("everything else", Verdict.NOT_CHECKED, seen)
                     return
 
-    async def _dependencies(self, http: httpx.AsyncClient) -> dict[str, Any] | None:
-        """What the gateway on this host says that it depends on; None when nothing answers there."""
+    async def _readiness(self, http: httpx.AsyncClient) -> dict[str, Any] | None:
+        """What the gateway on this host says of itself; empty: it is no gateway; None: nobody answers."""
         try:
             answer = await http.get(f"{self.local_url}{_READY}")
         except httpx.HTTPError:
             return None
-        dependencies = _json(answer).get("dependencies")
-        if isinstance(dependencies, dict) and all(isinstance(state, dict) for state in dependencies.values()):
-            return dependencies
-        return {}
+        body = _json(answer)
+        parts = body.get("dependencies")
+        ours = isinstance(parts, dict) and all(isinstance(state, dict) for state in parts.values())
+        return body if ours else {}
 
-    def _running(self, dependencies: dict[str, Any] | None) -> Check:
+    def _running(self, readiness: dict[str, Any] | None) -> Check:
         name = "gateway"
-        if dependencies is None:
+        if readiness is None:
             seen = f"No gateway answers at {self.local_url}, so the public URL is not looked at."
             return Check(name, Verdict.NOT_CHECKED, seen, remedy="Start it first: `arkgate serve`")
-        if not dependencies:
+        if not readiness:
             seen = f"What answers at {self.local_url} is not arkgate."
             remedy = "Stop it, or change listen in [gateway]; then start the gateway."
             return Check(name, Verdict.FAILURE, seen, NOBODY_BUYS, remedy)
-        waiting = [
-            f"{part} {state.get('state')}" for part, state in dependencies.items() if not state.get("ready")
-        ]
-        if waiting:
-            seen = f"It runs at {self.local_url} and is not ready: {', '.join(waiting)}."
+        parts = readiness["dependencies"].items()
+        waiting = ", ".join(f"{part} {state.get('state')}" for part, state in parts if not state.get("ready"))
+        remedy = "See the lines above and the gateway's log."
+        if readiness.get("status") != "ready":
+            seen = f"It runs at {self.local_url} and is not ready: {waiting}."
             meaning = "What needs these parts is answered with 503."
-            return Check(name, Verdict.FAILURE, seen, meaning, "See the lines above and the gateway's log.")
+            return Check(name, Verdict.FAILURE, seen, meaning, remedy)
+        if waiting:
+            seen = f"It runs at {self.local_url} and sells without all of its parts: {waiting}."
+            return Check(name, Verdict.WARNING, seen, "Payers notice nothing while the others work.", remedy)
         return Check(name, Verdict.OK, f"It runs at {self.local_url} and is ready.")
 
     async def _reached(self, http: httpx.AsyncClient) -> Check:
