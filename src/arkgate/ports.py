@@ -364,8 +364,13 @@ class Statements(Protocol):
         """How far the node's stream was read; zeros at first."""
         ...
 
-    async def invoices_to_look_up(self, node: str, *, limit: int) -> Sequence[InvoiceRecord]:
-        """Invoices of that node that may be paid and are due for a look-up, longest due first."""
+    async def invoices_to_look_up(
+        self, node: str, *, limit: int, newest: bool = False
+    ) -> Sequence[InvoiceRecord]:
+        """Invoices of that node that may be paid and are due for a look-up, longest due first.
+
+        `newest` takes those that became due last.
+        """
         ...
 
     async def invoices_awaited(self, node: str, *, after: bytes, limit: int) -> Sequence[InvoiceRecord]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,18 @@ import grpc
 import pytest
 from tests.stage import Stage, eventually, run, staged
 
+from arkgate.simulator.lnd import SimulatedNode
+
 UNPAID = 150
+OPEN = 100_000
+MANY_MORE = """
+WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?)
+INSERT INTO invoice
+SELECT randomblob(32), account_id, node, purpose, 'one of many', amount_msat, 0, 'open', created_at_ms,
+  expires_at_ms, NULL, 1
+FROM number, (SELECT * FROM invoice LIMIT 1)
+"""
+"""As many open invoices, all due."""
 
 
 async def open_sessions(stage: Stage, count: int) -> list[bytes]:
@@ -73,6 +85,42 @@ def test_expired_sessions_do_not_keep_a_paid_one_waiting(tmp_path: Path, forgott
     play(tmp_path, story)
 
 
+def test_any_number_of_open_sessions_costs_the_node_twenty_look_ups_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    check = SimulatedNode.check
+
+    def counted(node: SimulatedNode, method: str, macaroons: list[str]) -> None:
+        if method == "LookupInvoice":
+            asked.append(time.monotonic())
+        check(node, method, macaroons)
+
+    monkeypatch.setattr(SimulatedNode, "check", counted)
+    monkeypatch.setattr("arkgate.gateway.fund.STREAM_OPENS_WITHIN_SECONDS", 0.1)
+
+    async def looking_up() -> bool:
+        return len(asked) > 2
+
+    async def story(stage: Stage) -> None:
+        await open_sessions(stage, 1)
+        with sqlite3.connect(stage.database) as database:
+            database.execute(MANY_MORE, (OPEN,))
+        began = time.monotonic()
+        stage.simulation.gate.cut_streams()  # what follows catches up with all of them
+        await eventually(looking_up)  # so that no listing finds what is paid now
+        await has(stage, await pay_unseen(stage), 500)  # who is there does not wait behind them
+        await asyncio.sleep(max(0.0, began + 6 - time.monotonic()))
+
+        seconds = time.monotonic() - began
+        looked_up = sum(at >= began for at in asked)
+        assert 10 < looked_up <= 20 * (seconds + 1)
+        with sqlite3.connect(stage.database) as database:
+            database.execute("DELETE FROM invoice WHERE payment_request = 'one of many'")
+
+    play(tmp_path, story)
+
+
 def test_every_awaited_invoice_is_asked_about_after_a_reconnect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +153,11 @@ def test_an_invoice_that_the_node_answers_wrongly_keeps_no_other_waiting(tmp_pat
         header = await pay_unseen(stage)
 
         await has(stage, header, 500)
-        assert await stage.metric("arkgate_alarms_total") >= 1
+
+        async def alarmed() -> bool:
+            return await stage.metric("arkgate_alarms_total") >= 1
+
+        await eventually(alarmed)
 
     play(tmp_path, story)
 

@@ -197,6 +197,23 @@ async def test_a_cancelled_or_paid_invoice_does_not_expire_or_wait_again(
 
 
 @in_books
+async def test_of_the_invoices_that_are_due_the_longest_or_the_newest_come_first(
+    store: Store, clock: ManualClock
+) -> None:
+    await pay(store, PRICE)
+    names = ("first", "second", "third")
+    for name in names:
+        await store.ledger.add_invoice(invoice(hash_of(name)))
+        clock.pass_ms(10)
+
+    longest = await store.statements.invoices_to_look_up(NODE, limit=2)
+    newest = await store.statements.invoices_to_look_up(NODE, limit=2, newest=True)
+
+    assert [one.payment_hash for one in longest] == [hash_of("first"), hash_of("second")]
+    assert [one.payment_hash for one in newest] == [hash_of("third"), hash_of("second")]
+
+
+@in_books
 async def test_a_purpose_for_a_shared_account_is_refused(store: Store, clock: ManualClock) -> None:
     with pytest.raises(ValueError, match="not a customer"):
         await store.ledger.fund(settlement(hash_of("p")), for_challenge("income:calls"))

@@ -19,6 +19,7 @@ from arkgate.core.errors import (
 from arkgate.core.keys import Keyring, Purpose, PurposeKind, token_digest
 from arkgate.core.ledger import Cursor, Funded, FundOutcome, InvoiceRecord, InvoiceState, Settlement
 from arkgate.core.money import Msat
+from arkgate.gateway.pace import AT_ONCE, Pace
 from arkgate.l402.identifier import Identifier
 from arkgate.ports import Clock, Ledger, Observer, PaymentNode, Statements
 
@@ -34,6 +35,10 @@ LOOK_UP_FIRST_MS = 2_000
 LOOK_UP_PAUSE_MS_MAX = 60_000
 LOOK_UP_GRACE_MS = 24 * 3600 * 1000
 LOOK_UP_BATCH = 100
+DUE_HALF = 10
+"""How many that became due last are asked about at a time, and how many that are due for longest."""
+LOOK_UPS_PER_SECOND = 20.0
+"""How often a node is asked about open invoices, whatever their number; proofs and reconciles apart."""
 UNAVAILABLE_IN_A_ROW_MAX = 3
 """Look-ups that may fail one after the other before the whole node counts as away."""
 RECONCILE_MARGIN_MS = 3600 * 1000
@@ -84,6 +89,7 @@ class Funding:
         self._keyring = keyring
         self._clock = clock
         self._observer = observer
+        self._paces = {node.name: Pace(LOOK_UPS_PER_SECOND) for node in nodes}
         self._proving: dict[bytes, asyncio.Task[str]] = {}
 
     async def account_of(self, identifier: Identifier) -> str:
@@ -255,7 +261,7 @@ class Funding:
                 if cursor.settle_index <= CURSOR_MARGIN:
                     opened_at_ms = (await self._statements.facts())["opened_at_ms"]
                     await self.reconcile(node, opened_at_ms - RECONCILE_MARGIN_MS)
-                await self.look_up_awaited(node)
+                await self.look_up_awaited(node, pace=self._paces[node.name])
             except (NodeUnavailable, StoreUnavailable) as refusal:
                 log.warning("could not catch up with the node", node=node.name, reason=refusal.message)
             except Exception:
@@ -272,20 +278,29 @@ class Funding:
         return missing
 
     async def look_up_due(self, node: PaymentNode) -> None:
-        """Asks the node about a batch of our unpaid invoices that are due, and credits or marks them."""
-        await self._look_up_each(
-            node, await self._statements.invoices_to_look_up(node.name, limit=LOOK_UP_BATCH)
-        )
+        """Asks the node about a batch of our unpaid invoices that are due, and credits or marks them.
 
-    async def look_up_awaited(self, node: PaymentNode) -> LookedUp:
+        Half of them are those that became due last: the payers who are most likely to be there do not
+        wait behind a hundred thousand who are not.
+        """
+        due = [
+            *await self._statements.invoices_to_look_up(node.name, limit=DUE_HALF, newest=True),
+            *await self._statements.invoices_to_look_up(node.name, limit=DUE_HALF),
+        ]
+        each_once = {invoice.payment_hash: invoice for invoice in due}
+        await self._look_up_each(node, list(each_once.values()), pace=self._paces[node.name])
+
+    async def look_up_awaited(self, node: PaymentNode, *, pace: Pace = AT_ONCE) -> LookedUp:
         """Asks the node about every unpaid invoice of ours, due or not, page by page."""
         after, found = b"", LookedUp()
         while page := await self._statements.invoices_awaited(node.name, after=after, limit=LOOK_UP_BATCH):
-            found = found.and_then(await self._look_up_each(node, page))
+            found = found.and_then(await self._look_up_each(node, page, pace=pace))
             after = page[-1].payment_hash
         return found
 
-    async def _look_up_each(self, node: PaymentNode, invoices: Sequence[InvoiceRecord]) -> LookedUp:
+    async def _look_up_each(
+        self, node: PaymentNode, invoices: Sequence[InvoiceRecord], *, pace: Pace
+    ) -> LookedUp:
         """One invoice's trouble is put off and keeps no other waiting.
 
         Raises NodeUnavailable when several fail one after the other: the node is away, and the rest
@@ -293,6 +308,7 @@ class Funding:
         """
         in_a_row, found = 0, LookedUp()
         for invoice in invoices:
+            await pace.turn()
             found = found.and_then(LookedUp(asked=1))
             try:
                 found = found.and_then(await self.look_up(node, invoice))

@@ -98,6 +98,8 @@ SELECT {INVOICE_COLUMNS} FROM invoice
 WHERE node = $1 AND next_lookup_ms <= $2 ORDER BY next_lookup_ms LIMIT $3
 """  # noqa: S608
 
+INVOICES_DUE_LAST = INVOICES_DUE.replace("ORDER BY next_lookup_ms", "ORDER BY next_lookup_ms DESC")
+
 INVOICES_AWAITED = f"""
 SELECT {INVOICE_COLUMNS} FROM invoice
 WHERE node = $1 AND next_lookup_ms IS NOT NULL AND payment_hash > $2 ORDER BY payment_hash LIMIT $3

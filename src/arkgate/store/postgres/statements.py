@@ -126,9 +126,12 @@ class PostgresStatements:
         row = await self._reads.row(queries.CURSOR, node)
         return Cursor() if row is None else Cursor(*row)
 
-    async def invoices_to_look_up(self, node: str, *, limit: int) -> Sequence[InvoiceRecord]:
+    async def invoices_to_look_up(
+        self, node: str, *, limit: int, newest: bool = False
+    ) -> Sequence[InvoiceRecord]:
         """Unpaid invoices of that node that are due for a look-up."""
-        rows = await self._reads.rows(queries.INVOICES_DUE, node, self._clock.now_ms(), limit)
+        query = queries.INVOICES_DUE_LAST if newest else queries.INVOICES_DUE
+        rows = await self._reads.rows(query, node, self._clock.now_ms(), limit)
         return [invoice_of(row) for row in rows]
 
     async def invoices_awaited(self, node: str, *, after: bytes, limit: int) -> Sequence[InvoiceRecord]:

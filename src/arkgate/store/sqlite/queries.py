@@ -238,6 +238,8 @@ SELECT {INVOICE_COLUMNS} FROM invoice
 WHERE node = ? AND next_lookup_ms <= ? ORDER BY next_lookup_ms LIMIT ?
 """  # noqa: S608
 
+INVOICES_DUE_LAST = INVOICES_DUE.replace("ORDER BY next_lookup_ms", "ORDER BY next_lookup_ms DESC")
+
 # Few of all invoices are awaited, so their own index is read through.
 INVOICES_AWAITED = f"""
 SELECT {INVOICE_COLUMNS} FROM invoice INDEXED BY invoice_lookup

@@ -171,10 +171,13 @@ class SqliteStatements:
         row = self._one(queries.CURSOR, (node,))
         return Cursor() if row is None else Cursor(*row)
 
-    async def invoices_to_look_up(self, node: str, *, limit: int) -> Sequence[InvoiceRecord]:
+    async def invoices_to_look_up(
+        self, node: str, *, limit: int, newest: bool = False
+    ) -> Sequence[InvoiceRecord]:
         """Unpaid invoices of that node that are due for a look-up."""
         due = (node, self._clock.now_ms(), limit)
-        rows = await self._apart(lambda db: db.execute(queries.INVOICES_DUE, due).fetchall())
+        query = queries.INVOICES_DUE_LAST if newest else queries.INVOICES_DUE
+        rows = await self._apart(lambda db: db.execute(query, due).fetchall())
         return [invoice_of(row) for row in rows]
 
     async def invoices_awaited(self, node: str, *, after: bytes, limit: int) -> Sequence[InvoiceRecord]:
