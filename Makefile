@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help run test test-node test-postgres storm crash check mutants proto lock bench bench-ledger clean
+.PHONY: help run test test-node test-postgres storm crash check mutants proto docs lock bench bench-ledger clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,7 +18,7 @@ help:
 	@echo "make mutants    small mistakes in the money's code that a test must see: MUTANTS='core sqlite'"
 	@echo "make bench      speed as ratios to a plain ASGI server, in one run; then the ledger alone"
 	@echo "make bench-ledger  the ledger alone: BENCH='--database URL' for another one than SQLite"
-	@echo "make proto      regenerate src/arkgate/_proto; make lock: pin dependencies anew"
+	@echo "make proto      regenerate src/arkgate/_proto; make docs: the configuration reference; make lock: pin dependencies anew"
 
 $(VENV)/.runtime: requirements/runtime.lock requirements/build.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "arkgate needs Python 3.11 or 3.12: apt-get install python3 python3-venv, or set PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -66,6 +66,9 @@ $(VENV)/.mutants: $(VENV)/.dev
 
 mutants: $(VENV)/.mutants
 	@PYTHONPATH=$(CURDIR)/$(VENV)/mutmut $(BIN)/python -m tests.mutants $(MUTANTS)
+
+docs: $(VENV)/.runtime
+	@$(BIN)/arkgate config reference > docs/configuration.md
 
 proto: $(VENV)/.dev
 	@tests/generate_proto.sh src/arkgate

@@ -28,7 +28,8 @@ from arkgate.gateway.sweep import Sweep
 from arkgate.nodes import NODE_KINDS
 from arkgate.nodes.channel import NodeCredentials
 from arkgate.ports import Backend, Clock, Duties, Ledger, PaymentNode, Statements
-from arkgate.settings import Address, NodeSettings, Settings
+from arkgate.settings import NodeSettings, Settings
+from arkgate.settings_table import Address
 from arkgate.store import Store, open_store, shown
 from arkgate.store.checkup import checkup, free_bytes
 from arkgate.store.clock import DAY_MS, SystemClock

@@ -1,14 +1,12 @@
 """The settings: one TOML file, read once into frozen values, with every problem said in a sentence."""
 
-import difflib
-import ipaddress
+import contextlib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 from urllib.parse import urlsplit
 
 from arkgate.backend.chat import BackendSettings
@@ -19,6 +17,8 @@ from arkgate.gateway.challenge import ChallengeTerms
 from arkgate.gateway.limits import Rate
 from arkgate.gateway.sessions import SessionTerms
 from arkgate.nodes import NODE_KINDS
+from arkgate.settings_table import Address, Notes, Setting, is_port
+from arkgate.settings_table import Table as _Table
 from arkgate.web.client import Network
 
 DEFAULT_FILE = "arkgate.toml"
@@ -35,20 +35,6 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a listener binds."""
-
-    host: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        """Where programs on this host reach it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - read, not bound
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +68,7 @@ class Settings:
     """Everything that an operator decides."""
 
     file: Path
+    """Where they were read: no setting itself."""
     listen: Address
     operator_listen: Address
     public_url: str
@@ -120,13 +107,25 @@ def load(path: Path) -> Settings:
     return _Reader(path, document).settings()
 
 
+def known() -> Mapping[str, Sequence[Setting]]:
+    """Every setting that is read, in the order of the reading, by the kind of node that it is read with."""
+    found = {}
+    for kind in NODE_KINDS:
+        reader = _Reader(Path(DEFAULT_FILE), {"nodes": [{"kind": kind}], "services": [{}]})
+        with contextlib.suppress(SettingsError):  # much is missing
+            reader.settings()
+        found[kind] = tuple(reader.notes.settings.values())
+    return found
+
+
 class _Reader:
     """Reads a document and collects what is wrong with it."""
 
     def __init__(self, path: Path, document: Mapping[str, object]) -> None:
         self._path = path.absolute()
-        self._problems: list[str] = []
-        self._document = _Table("", document, self._problems, self._path.parent)
+        self.notes = Notes()
+        self._problems = self.notes.problems
+        self._document = _Table("", document, self.notes, self._path.parent)
 
     def settings(self) -> Settings:
         gateway = self._document.table("gateway")
@@ -213,7 +212,7 @@ class _Reader:
             maximum=sats(int(table.number("maximum_sats", 1_000_000, 1, 100_000_000))),
         )
         host, _, port = node.address.rpartition(":")
-        if node.address and not (re.fullmatch(r"[^\s/:]+|\[[0-9a-fA-F:]+\]", host) and _is_port(port)):
+        if node.address and not (re.fullmatch(r"[^\s/:]+|\[[0-9a-fA-F:]+\]", host) and is_port(port)):
             self._problems.append(f"{table.where} address must be host:port, like 127.0.0.1:10009.")
         if node.minimum > node.maximum:
             self._problems.append(f"{table.where} minimum_sats is above maximum_sats.")
@@ -244,7 +243,7 @@ class _Reader:
 
     def _catalog(self) -> Catalog:
         tables = self._document.tables("services") or [
-            _Table("[[services]]", {}, self._problems, self._path.parent)
+            _Table("[[services]]", {}, self.notes, self._path.parent)
         ]
         if len(tables) > 1:
             self._problems.append("[[services]] may have one entry in this version: the AI chat.")
@@ -321,181 +320,6 @@ def _names_a_database(url: str) -> bool:
         return bool(parts.hostname) and len(parts.path) > 1 and parts.port != 0
     except ValueError:
         return False
-
-
-def _is_port(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 1 <= int(text) <= 0xFFFF
-
-
-class _Missing:
-    """Stands for a default that is not there."""
-
-
-_REQUIRED: Final = _Missing()
-
-
-class _Table:
-    """One table of the document; notes what is wrong, and gives a harmless value in its place."""
-
-    def __init__(self, where: str, values: Mapping[str, object], problems: list[str], base: Path) -> None:
-        self.where = where
-        self.given = values
-        self._known: set[str] = set()
-        self._problems = problems
-        self._base = base
-
-    def _value(self, name: str) -> object | None:
-        self._known.add(name)
-        return self.given.get(name)
-
-    def _wrong(self, name: str, must: str) -> None:
-        self._problems.append(f"{self.where} {name} {must}.".strip())
-
-    def table(self, name: str) -> "_Table":
-        value = self._value(name)
-        if value is not None and not isinstance(value, dict):
-            self._wrong(name, "must be a table: write [" + name + "]")
-            value = None
-        return _Table(f"[{name}]", value or {}, self._problems, self._base)
-
-    def tables(self, name: str) -> list["_Table"]:
-        value = self._value(name)
-        if value is None:
-            return []
-        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            self._wrong(name, f"must be a list of tables: write [[{name}]]")
-            return []
-        many = len(value) > 1
-        return [
-            _Table(
-                f"[[{name}]] number {number + 1}" if many else f"[[{name}]]",
-                entry,
-                self._problems,
-                self._base,
-            )
-            for number, entry in enumerate(value)
-        ]
-
-    def text(self, name: str, default: "str | _Missing" = _REQUIRED) -> str:
-        value = self._value(name)
-        if value is None:
-            if isinstance(default, _Missing):
-                self._wrong(name, "is missing")
-                return ""
-            return default
-        if not isinstance(value, str) or (isinstance(default, _Missing) and not value.strip()):
-            self._wrong(name, "must be a text in quotes, and not empty")
-            return ""
-        return value
-
-    def matching(self, name: str, pattern: re.Pattern[str], default: str) -> str:
-        value = self.text(name, default)
-        if not pattern.match(value):
-            self._wrong(name, "must be lower-case letters, digits and underscores, beginning with a letter")
-        return value
-
-    def one_of(self, name: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.text(name, default)
-        if value not in choices:
-            self._wrong(name, "must be one of " + ", ".join(choice for choice in choices if choice))
-            return default
-        return value
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        value = self._value(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self._wrong(name, "must be true or false")
-            return default
-        return value
-
-    def number(self, name: str, default: float, minimum: float, maximum: float) -> float:
-        value = self._value(name)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            self._wrong(name, "must be a number")
-            return default
-        if not minimum <= value <= maximum or (isinstance(minimum, int) and value != int(value)):
-            self._wrong(name, f"must be a number between {minimum} and {maximum}")
-            return default
-        return value
-
-    def path(self, name: str, default: str) -> Path:
-        return (self._base / Path(self.text(name, default)).expanduser()).absolute()
-
-    def file(self, name: str, *, required: bool = True) -> Path:
-        text = self.text(name) if required else self.text(name, "")
-        if not text:
-            return Path()
-        path = (self._base / Path(text).expanduser()).absolute()
-        try:
-            if not path.read_bytes():
-                self._wrong(name, f"names {path}, which is empty")
-        except OSError as error:
-            self._wrong(name, f"names {path}, which cannot be read: {error.strerror}")
-        return path
-
-    def secret(self, name: str) -> str | None:
-        """A secret that stands here or in the file that `<name>_file` names."""
-        direct = self.text(name, "")
-        file = self.file(f"{name}_file", required=False)
-        if direct and file != Path():
-            self._wrong(name, f"and {name}_file are both given: keep one")
-        if file == Path() or not file.is_file():
-            return direct or None
-        try:
-            text = file.read_text().strip()
-        except UnicodeDecodeError:
-            text = ""
-        except OSError:  # `file` has said why
-            return None
-        if not text:
-            self._wrong(f"{name}_file", f"names {file}, which holds no text")
-        return text or None
-
-    def address(self, name: str, default: str) -> Address:
-        text = self.text(name, default)
-        host, _, port = text.rpartition(":")
-        if not host or not (_is_port(port) or port == "0"):
-            self._wrong(name, "must be host:port, like 127.0.0.1:8402")
-            return Address("127.0.0.1", 0)
-        return Address(host.strip("[]"), int(port))
-
-    def url(self, name: str, default: str) -> str:
-        text = self.text(name, default)
-        try:
-            parts = urlsplit(text)
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or "?" in text or "#" in text:
-            self._wrong(name, "must be the address that payers use, like https://api.example.com")
-            return default
-        return text
-
-    def networks(self, name: str) -> tuple[Network, ...]:
-        value = self._value(name)
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            self._wrong(name, 'must be a list, like ["127.0.0.1", "10.0.0.0/8"]')
-            return ()
-        found = []
-        for entry in value:
-            try:
-                found.append(ipaddress.ip_network(str(entry)))
-            except ValueError:
-                self._wrong(name, f"holds {entry!r}, which is not an address or a network")
-        return tuple(found)
-
-    def refuse_unknown(self) -> None:
-        for name in self.given:
-            if name not in self._known:
-                near = difflib.get_close_matches(name, self._known, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                self._wrong(name, f"is not a setting{hint}")
 
 
 def _with_warnings(settings: Settings) -> Settings:

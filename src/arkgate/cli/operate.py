@@ -8,6 +8,7 @@ import click
 
 from arkgate import app, settings
 from arkgate.cli.places import config_file, config_option, load_settings
+from arkgate.cli.reference import reference
 from arkgate.cli.running import run_until_stopped, set_up_logs
 from arkgate.cli.template import TEMPLATE
 
@@ -45,6 +46,12 @@ def check(config_path: Path | None) -> None:
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}")
     click.echo(f"{path} can be used.")
+
+
+@config.command("reference")
+def print_reference() -> None:
+    """Print the reference of all settings, in Markdown."""
+    click.echo(reference(), nl=False)
 
 
 @click.command()
