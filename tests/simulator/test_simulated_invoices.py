@@ -11,6 +11,7 @@ from coincurve import PrivateKey
 from arkgate.simulator.habits import Lie
 from arkgate.simulator.payment_request import PaymentRequest, UnreadableRequest, read, sign
 from arkgate.simulator.simulation import Simulation
+from arkgate.simulator.wallet import PaymentFailed
 from tests.simulator.simulated import Client, Invoice, refusal, run
 
 UNKNOWN = grpc.StatusCode.UNKNOWN
@@ -102,6 +103,8 @@ def test_what_lnd_refuses_is_refused(tmp_path: Path) -> None:
         assert (await refusal(gate.add(memo="x" * 640)))[1] == "memo too large: 640 bytes (maxsize=639)"
         assert "greater than max expiry" in (await refusal(gate.add(expiry=366 * 86_400)))[1]
         assert "negative" in (await refusal(gate.add(value_msat=-1)))[1]
+        assert "mutually exclusive" in (await refusal(gate.add(value=-1, value_msat=-1)))[1]
+        assert len(simulation.gate.peer.invoices) == 1
 
     run(tmp_path, story)
 
@@ -136,6 +139,84 @@ def test_lists_come_in_pages_both_ways(tmp_path: Path) -> None:
         assert [found.add_index for found in second.invoices] == [3, 4]
         assert [found.add_index for found in newest.invoices] == [4, 5]
         assert [found.add_index for found in before.invoices] == [2, 3]
+
+    run(tmp_path, story)
+
+
+def test_offsets_are_exclusive_and_zero_is_the_newest_when_reversed(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: Client) -> None:
+        empty = await gate.list_invoices(reversed=True)
+        for _ in range(3):
+            await gate.add()
+
+        async def listed(offset: int, *, backwards: bool) -> list[int]:
+            page = await gate.list_invoices(index_offset=offset, reversed=backwards)
+            return [found.add_index for found in page.invoices]
+
+        assert (empty.first_index_offset, empty.last_index_offset) == (0, 0)
+        assert await listed(0, backwards=True) == [1, 2, 3]
+        assert await listed(3, backwards=True) == [1, 2]
+        assert await listed(1, backwards=True) == []
+        assert await listed(99, backwards=True) == [1, 2, 3]
+        assert await listed(2, backwards=False) == [3]
+        assert await listed(3, backwards=False) == []
+        page = await gate.list_invoices(num_max_invoices=2, reversed=True)
+        assert (page.first_index_offset, page.last_index_offset) == (2, 3)
+
+    run(tmp_path, story)
+
+
+def test_a_list_from_a_date_reads_all_that_is_older_and_a_page_backwards_does_not(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: Client) -> None:
+        simulation.gate.fill_with_old_invoices(2_000, age_seconds=30 * 86_400)
+        await gate.add()
+        since = int(simulation.network.now()) - 3600
+        dated = await gate.list_invoices(creation_date_start=since)
+        read_forwards, simulation.gate.invoices_read = simulation.gate.invoices_read, 0
+        newest = await gate.list_invoices(num_max_invoices=10, reversed=True)
+
+        assert [found.add_index for found in dated.invoices] == [2_001]
+        assert read_forwards == 2_001
+        assert [found.add_index for found in newest.invoices] == list(range(1_992, 2_002))
+        assert simulation.gate.invoices_read == 10
+        assert newest.invoices[0].state == Invoice.SETTLED
+
+    run(tmp_path, story, durable=False)
+
+
+def test_a_node_filled_with_old_invoices_goes_on_counting_also_after_a_restart(tmp_path: Path) -> None:
+    async def filled(simulation: Simulation, gate: Client) -> None:
+        paid = await gate.add()
+        await simulation.pay(paid.payment_request)
+        simulation.gate.fill_with_old_invoices(700, age_seconds=86_400)
+        paid = await gate.add()
+        await simulation.pay(paid.payment_request)
+
+        assert (await gate.look_up(paid.r_hash)).add_index == 702
+        assert (await gate.look_up(paid.r_hash)).settle_index == 702
+
+    async def after(simulation: Simulation, gate: Client) -> None:
+        assert (await gate.add()).add_index == 703
+        page = await gate.list_invoices(num_max_invoices=1, reversed=True, index_offset=702)
+        assert page.invoices[0].memo == "another shop's order 701"
+
+    run(tmp_path, filled)
+    run(tmp_path, after)
+
+
+def test_a_node_whose_clock_is_off_dates_and_ends_invoices_by_it(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: Client) -> None:
+        simulation.gate.habits.clock_off_seconds = 3600
+        ahead = await gate.look_up((await gate.add(expiry=60)).r_hash)
+        simulation.gate.habits.clock_off_seconds = -3600
+        behind = await gate.look_up((await gate.add(expiry=60)).r_hash)
+        now = simulation.network.now()
+
+        assert ahead.creation_date - now == pytest.approx(3600, abs=5)
+        assert behind.creation_date - now == pytest.approx(-3600, abs=5)
+        assert behind.state == Invoice.OPEN
+        with pytest.raises(PaymentFailed, match="invoice expired"):
+            await simulation.pay(behind.payment_request)
 
     run(tmp_path, story)
 

@@ -60,6 +60,21 @@ def test_a_baked_macaroon_allows_what_it_says(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
+def test_a_macaroon_whose_root_key_was_deleted_is_refused(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: Client) -> None:
+        baked = simulation.gate.bake("invoices:write", root_key_id="7")
+        async with client_of(simulation.gate, baked) as client:
+            await client.add()
+            del simulation.gate.root_keys["7"]
+            assert await refusal(client.add()) == (
+                UNKNOWN,
+                "cannot retrieve macaroon: cannot get macaroon: root key with id 7 doesn't exist",
+            )
+        await gate.add()
+
+    run(tmp_path, story)
+
+
 @pytest.mark.parametrize(
     ("state", "told", "text"),
     [

@@ -15,7 +15,7 @@ from arkgate.simulator import wallet
 from arkgate.simulator.payment_request import PaymentRequest, sign
 from arkgate.simulator.simulation import Simulation
 from arkgate.simulator.wallet import PaymentFailed
-from tests.simulator.simulated import Client, Invoice, client_of, refusal, run
+from tests.simulator.simulated import Client, Invoice, client_of, is_open, refusal, run, settlement
 
 Payment = lightning_pb2.Payment
 
@@ -127,6 +127,32 @@ def test_the_payer_may_have_the_preimage_before_the_payee_reports_the_settlement
 
         assert before.state == Invoice.OPEN
         assert (await gate.look_up(added.r_hash)).state == Invoice.SETTLED
+
+    run(tmp_path, story)
+
+
+def test_a_payment_in_parts_is_held_until_all_have_come_and_settles_once(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: Client) -> None:
+        simulation.payer.habits.parts = 3
+        simulation.payer.habits.settle_delay_seconds = 0.1
+        stream = gate.subscribe()
+        await is_open(simulation)
+        added = await gate.add(value_msat=50_000)
+        payment = asyncio.create_task(simulation.pay(added.payment_request))
+        held = await gate.look_up(added.r_hash)
+        while not held.htlcs:
+            held = await gate.look_up(added.r_hash)
+        await payment
+        told = await settlement(stream)
+
+        assert (held.state, held.amt_paid_msat) == (Invoice.OPEN, 0)
+        assert held.htlcs[0].state == lightning_pb2.ACCEPTED
+        assert [(part.amt_msat, part.state) for part in told.htlcs] == [
+            (16_668, lightning_pb2.SETTLED),
+            (16_666, lightning_pb2.SETTLED),
+            (16_666, lightning_pb2.SETTLED),
+        ]
+        assert (told.r_hash, told.amt_paid_msat) == (added.r_hash, 50_000)
 
     run(tmp_path, story)
 

@@ -20,6 +20,8 @@ from pymacaroons.serializers.binary_serializer import BinarySerializer
 _LIFETIME = datetime.timedelta(days=14 * 30)
 ADDRESSES = ("127.0.0.1", "::1")
 """What a certificate is for unless a test says otherwise: this host's loopback addresses."""
+ROOT_KEY_ID = "0"
+"""The id of LND's default root key, which its stock macaroons are made with and which cannot be deleted."""
 _IDENTIFIER_VERSION = 3
 _LENGTH_DELIMITED = 2
 
@@ -73,10 +75,23 @@ def macaroon_key(private_key: bytes) -> bytes:
     return hmac.digest(private_key, b"macaroon root key", "sha256")
 
 
-def bake(key: bytes, permissions: frozenset[str]) -> bytes:
+def bake(key: bytes, permissions: frozenset[str], root_key_id: str = ROOT_KEY_ID) -> bytes:
     """A macaroon with these permissions (`invoices:read`, `uri:/lnrpc.Lightning/GetInfo`), as LND has it."""
-    macaroon = Macaroon(location="lnd", identifier=_identifier(permissions), key=key, version=MACAROON_V2)
+    identifier = _identifier(permissions, root_key_id)
+    macaroon = Macaroon(location="lnd", identifier=identifier, key=key, version=MACAROON_V2)
     return bytes(BinarySerializer().serialize_raw(macaroon))
+
+
+@functools.lru_cache(maxsize=1024)
+def root_key_id_of(macaroon_hex: str) -> str:
+    """The id of the root key that the macaroon says it was made with. Raises BadMacaroon."""
+    try:
+        identifier = BinarySerializer().deserialize_raw(bytes.fromhex(macaroon_hex)).identifier_bytes
+        if identifier[0] == _IDENTIFIER_VERSION:
+            return next(data for number, data in _fields(identifier[1:]) if number == 2).decode()
+    except Exception as exc:  # the deserializer raises whatever bad bytes lead to
+        raise BadMacaroon(f"cannot decode macaroon: {exc}") from exc
+    raise BadMacaroon("invalid ID")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -92,9 +107,9 @@ def permissions_of(key: bytes, macaroon_hex: str) -> frozenset[str]:
         raise BadMacaroon(f"cannot decode macaroon: {exc}") from exc
 
 
-def _identifier(permissions: frozenset[str]) -> bytes:
+def _identifier(permissions: frozenset[str], root_key_id: str) -> bytes:
     """What LND's macaroon library puts there: a nonce, the root key's id, and the permissions."""
-    fields = [_field(1, secrets.token_bytes(16)), _field(2, b"0")]
+    fields = [_field(1, secrets.token_bytes(16)), _field(2, root_key_id.encode())]
     for entity in sorted({permission.partition(":")[0] for permission in permissions}):
         actions = sorted(p.partition(":")[2] for p in permissions if p.startswith(f"{entity}:"))
         fields.append(

@@ -56,6 +56,8 @@ class Habits:
     """Payee: how long after the payer has the preimage the invoice becomes SETTLED."""
     settle_delay_seconds: float = 0.05
     """Payer: how long a payment is in flight."""
+    clock_off_seconds: float = 0.0
+    """How far the node's clock is ahead of everybody else's (negative: behind)."""
     taken_away_msat: int = 0
     """What the node's owner has spent of what it received over its channels."""
     wallet_sats: int = 10_000_000
@@ -70,6 +72,8 @@ class Habits:
     """Services that this LND was built without: `invoicesrpc`."""
     overpay_msat: int = 0
     """Payer: how much is paid above what the invoice asks for (negative: less)."""
+    parts: int = 1
+    """Payer: in how many HTLCs a payment arrives."""
 
     def delay_seconds(self, method: str) -> float:
         """How late that method answers."""

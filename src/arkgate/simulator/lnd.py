@@ -5,6 +5,7 @@
 import asyncio
 import contextlib
 import hashlib
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -93,9 +94,14 @@ class SimulatedNode:
         self.peer = network.join(name)
         self.port = port
         self.macaroon_key = credentials.macaroon_key(self.peer.key.secret)
+        self.root_keys = {credentials.ROOT_KEY_ID: self.macaroon_key}
+        """The root keys of macaroons by their ids; one that is taken away revokes what was baked with it."""
         self.credentials = credentials.issue(data_dir / name, self.macaroon_key)
         self.hidden: set[bytes] = set()
         """Payment hashes whose settlement no stream reports."""
+        self.pages_listed = 0
+        self.invoices_read = 0
+        """What ListInvoices had to read, wanted or not."""
         self.cut_politely = False
         """How streams that are cut now end."""
         self._streams: set[asyncio.Queue[InvoiceRow | None]] = set()
@@ -164,6 +170,10 @@ class SimulatedNode:
         """Forgets canceled and expired invoices, as LND's garbage collection does; answers how many."""
         return self.network.collect_garbage(self.peer)
 
+    def fill_with_old_invoices(self, count: int, *, age_seconds: float) -> None:
+        """Many settled invoices of somebody else, made that long ago."""
+        self.network.fill(self.peer, count, created_at=int(self.network.now_at(self.peer) - age_seconds))
+
     def cancel(self, payment_hash: bytes) -> None:
         """Cancels an open invoice."""
         self.network.cancel(self.peer, payment_hash)
@@ -180,9 +190,27 @@ class SimulatedNode:
         """The node's own record of an invoice."""
         return self.peer.invoice(payment_hash)
 
-    def bake(self, *permissions: str) -> bytes:
-        """A macaroon with these permissions, binary."""
-        return credentials.bake(self.macaroon_key, frozenset(permissions))
+    def bake(self, *permissions: str, root_key_id: str = credentials.ROOT_KEY_ID) -> bytes:
+        """A macaroon with these permissions, binary; a root key that is new is made."""
+        if root_key_id not in self.root_keys:
+            self.root_keys[root_key_id] = secrets.token_bytes(32)
+        return credentials.bake(self.root_keys[root_key_id], frozenset(permissions), root_key_id)
+
+    def describe(self, row: InvoiceRow) -> lightning_pb2.Invoice:
+        """LND's message of an invoice as it is now."""
+        parts = self.peer.parts.get(row.payment_hash, ())
+        return invoice_message(row, self.network.now_at(self.peer), parts)
+
+    def list_page(self, request: lightning_pb2.ListInvoiceRequest) -> lightning_pb2.ListInvoiceResponse:
+        """The answer of ListInvoices."""
+        self.pages_listed += 1
+        rows = self._counted(self.peer.walk(request.index_offset, backwards=request.reversed))
+        return list_invoices(rows, request, self.network.now_at(self.peer))
+
+    def _counted(self, rows: Iterator[InvoiceRow]) -> Iterator[InvoiceRow]:
+        for row in rows:
+            self.invoices_read += 1
+            yield row
 
     def check(self, method: str, macaroons: list[str]) -> None:
         """Refuses a call as LND does: by the node's state first, then by the macaroon."""
@@ -191,7 +219,13 @@ class SimulatedNode:
         if len(macaroons) != 1:
             raise Refused(f"expected 1 macaroon, got {len(macaroons)}")
         try:
-            allowed = credentials.permissions_of(self.macaroon_key, macaroons[0])
+            root_key_id = credentials.root_key_id_of(macaroons[0])
+            if root_key_id not in self.root_keys:
+                raise Refused(
+                    "cannot retrieve macaroon: cannot get macaroon: "
+                    f"root key with id {root_key_id} doesn't exist"
+                )
+            allowed = credentials.permissions_of(self.root_keys[root_key_id], macaroons[0])
         except credentials.BadMacaroon as exc:
             raise Refused(str(exc)) from exc
         service = _SERVICES.get(method, "lnrpc.Lightning")
@@ -213,7 +247,7 @@ class SimulatedNode:
             num_peers=1,
             block_height=100 if self.habits.synced else 42,
             block_hash=hashlib.sha256(b"simulated block").hexdigest(),
-            best_header_timestamp=int(self.network.now()),
+            best_header_timestamp=int(self.network.now_at(self.peer)),
             synced_to_chain=self.habits.synced,
             synced_to_graph=self.habits.synced,
             chains=[lightning_pb2.Chain(chain="bitcoin", network="regtest")],
@@ -318,7 +352,7 @@ class _Lightning(lightning_pb2_grpc.LightningServicer):
         try:
             row = node.network.add_invoice(
                 node.peer,
-                amount_msat=request.value_msat or request.value * 1000,
+                amount_msat=_amount_msat(request),
                 memo=request.memo,
                 expiry_seconds=request.expiry,
                 preimage=request.r_preimage,
@@ -348,13 +382,13 @@ class _Lightning(lightning_pb2_grpc.LightningServicer):
         row = self._node.invoice(payment_hash)
         if row is None:
             await _abort(context, Refused("unable to locate invoice", grpc.StatusCode.NOT_FOUND))
-        return invoice_message(row, self._node.network.now())
+        return self._node.describe(row)
 
     async def ListInvoices(
         self, request: lightning_pb2.ListInvoiceRequest, context: Context
     ) -> lightning_pb2.ListInvoiceResponse:
         await _enter(self._node, "ListInvoices", context)
-        return list_invoices(list(self._node.peer.invoices.values()), request, self._node.network.now())
+        return self._node.list_page(request)
 
     async def SubscribeInvoices(
         self, request: lightning_pb2.InvoiceSubscription, context: Context
@@ -364,10 +398,10 @@ class _Lightning(lightning_pb2_grpc.LightningServicer):
         with node.subscribed() as stream:
             for row in () if node.habits.streams_silent else node.backlog(request):
                 for _ in range(1 + node.habits.duplicate_events):
-                    yield invoice_message(row, node.network.now())
+                    yield node.describe(row)
             while (event := await stream.get()) is not None:
                 for _ in range(1 + node.habits.duplicate_events):
-                    yield invoice_message(event, node.network.now())
+                    yield node.describe(event)
         if not node.cut_politely:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
@@ -490,6 +524,12 @@ class _Versioner(verrpc_pb2_grpc.VersionerServicer):
         return verrpc_pb2.Version(
             commit="simulated", version=VERSION, app_minor=20, app_pre_release="beta", build_tags=tags
         )
+
+
+def _amount_msat(request: lightning_pb2.Invoice) -> int:
+    if request.value and request.value_msat:
+        raise Refused("sat and msat arguments are mutually exclusive")
+    return request.value_msat or request.value * 1000
 
 
 def _from_hex(text: str) -> bytes:

@@ -1,5 +1,8 @@
 """LND's messages, made from the simulated nodes' records."""
 
+import itertools
+from collections.abc import Iterable, Sequence
+
 from arkgate._proto.lnd import lightning_pb2
 from arkgate.simulator.payment_request import PaymentRequest
 from arkgate.simulator.records import InvoiceRow, PaymentRow
@@ -8,8 +11,11 @@ PAGE_DEFAULT = 100
 _Invoice = lightning_pb2.Invoice
 
 
-def invoice_message(row: InvoiceRow, now: float) -> lightning_pb2.Invoice:
-    """The invoice as its node describes it now. The preimage is there as in LND, also while it is open."""
+def invoice_message(row: InvoiceRow, now: float, parts: Sequence[int] = ()) -> lightning_pb2.Invoice:
+    """The invoice as its node describes it now. The preimage is there as in LND, also while it is open.
+
+    `parts`: the HTLCs that have arrived, in msat; they are held, and the invoice OPEN, until all have.
+    """
     return _Invoice(
         memo=row.memo,
         r_preimage=row.preimage,
@@ -28,8 +34,18 @@ def invoice_message(row: InvoiceRow, now: float) -> lightning_pb2.Invoice:
         amt_paid_sat=row.paid_msat // 1000,
         amt_paid_msat=row.paid_msat,
         state=_state(row, now),
+        htlcs=[_htlc(row, number, msat) for number, msat in enumerate(parts)],
         is_keysend=row.is_keysend,
         payment_addr=row.payment_secret,
+    )
+
+
+def _htlc(row: InvoiceRow, number: int, amount_msat: int) -> lightning_pb2.InvoiceHTLC:
+    return lightning_pb2.InvoiceHTLC(
+        chan_id=1 + number,
+        amt_msat=amount_msat,
+        state=lightning_pb2.SETTLED if row.settled else lightning_pb2.ACCEPTED,
+        mpp_total_amt_msat=row.paid_msat or row.amount_msat,
     )
 
 
@@ -40,16 +56,17 @@ def _state(row: InvoiceRow, now: float) -> lightning_pb2.Invoice.InvoiceState.Va
 
 
 def list_invoices(
-    rows: list[InvoiceRow], request: lightning_pb2.ListInvoiceRequest, now: float
+    rows: Iterable[InvoiceRow], request: lightning_pb2.ListInvoiceRequest, now: float
 ) -> lightning_pb2.ListInvoiceResponse:
-    """One page. Its invoices ascend by add_index, also when the request goes backwards."""
-    rows = [row for row in rows if _wanted(row, request, now)]
+    """One page of the rows, which come in the request's order from its offset on.
+
+    Reads them until the page is full, as LND walks its index. The page ascends by add_index, also when
+    the request goes backwards; the offsets are those of its first and last invoice, 0 when it is empty.
+    """
     limit = request.num_max_invoices or PAGE_DEFAULT
+    page = list(itertools.islice((row for row in rows if _wanted(row, request, now)), limit))
     if request.reversed:
-        before = request.index_offset or 2**63
-        page = [row for row in rows if row.add_index < before][-limit:]
-    else:
-        page = [row for row in rows if row.add_index > request.index_offset][:limit]
+        page.reverse()
     return lightning_pb2.ListInvoiceResponse(
         invoices=[invoice_message(row, now) for row in page],
         first_index_offset=page[0].add_index if page else 0,

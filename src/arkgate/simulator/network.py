@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,11 +41,15 @@ class Peer:
         self.habits = Habits()
         self.key = PrivateKey(records.private_key(name, secrets.token_bytes(32)))
         self.public_key = self.key.public_key.format().hex()
-        self.invoices = {row.payment_hash: row for row in records.invoices(name)}
+        self.invoices: dict[bytes, InvoiceRow] = {}
+        self.hashes: dict[str, bytes] = {}
+        self.add_index = self.settle_index = 0
+        self._added: dict[int, bytes] = {}
+        for row in records.invoices(name):
+            self.keep(row)
+        self.parts: dict[bytes, list[int]] = {}
+        """The HTLCs that a payment in several parts has brought so far, in msat, by payment hash."""
         self.payments = {row.payment_hash: row for row in records.payments(name)}
-        self.hashes = {row.payment_request: row.payment_hash for row in self.invoices.values()}
-        self.add_index = max((row.add_index for row in self.invoices.values()), default=0)
-        self.settle_index = max((row.settle_index for row in self.invoices.values()), default=0)
         self.payments_begun = max((row.number for row in self.payments.values()), default=0)
         self.listeners: list[Listener] = []
 
@@ -53,6 +57,20 @@ class Peer:
         """The invoice, unless the node does not know it or has collected it as garbage."""
         row = self.invoices.get(payment_hash)
         return None if row is None or row.collected else row
+
+    def keep(self, row: InvoiceRow) -> None:
+        """Files an invoice, or what became of one."""
+        self.invoices[row.payment_hash] = row
+        self.hashes[row.payment_request] = row.payment_hash
+        self._added[row.add_index] = row.payment_hash
+        self.add_index = max(self.add_index, row.add_index)
+        self.settle_index = max(self.settle_index, row.settle_index)
+
+    def walk(self, offset: int, *, backwards: bool) -> Iterator[InvoiceRow]:
+        """Invoices by add_index after `offset`; backwards, those before it, where 0 means from the newest."""
+        newest = min(offset or self.add_index + 1, self.add_index + 1) - 1
+        numbers = range(newest, 0, -1) if backwards else range(offset + 1, self.add_index + 1)
+        return (self.invoices[self._added[number]] for number in numbers if number in self._added)
 
     def announce(self, row: InvoiceRow) -> None:
         """Tells the node's streams of an invoice that was added or settled."""
@@ -75,6 +93,10 @@ class Network:
     def now(self) -> float:
         """Unix seconds on the simulation's clock."""
         return time.time() + self.skipped_seconds
+
+    def now_at(self, peer: Peer) -> float:
+        """Unix seconds on the clock of one node."""
+        return self.now() + peer.habits.clock_off_seconds
 
     def join(self, name: str) -> Peer:
         """Adds a node, with everything that the file knows of it."""
@@ -128,12 +150,40 @@ class Network:
         if row.payment_hash in peer.invoices:
             raise Refused("invoice with payment hash already exists")
         row = replace(row, add_index=peer.add_index + 1, private=private)
-        self._records.save(invoices=[row])
-        peer.add_index = row.add_index
-        peer.invoices[row.payment_hash] = row
-        peer.hashes[row.payment_request] = row.payment_hash
+        self._keep(peer, row)
         peer.announce(row)
         return row
+
+    def fill(self, peer: Peer, count: int, *, created_at: int) -> None:
+        """Adds that many settled invoices of somebody else, all made at that time; quick, and told to nobody.
+
+        Their BOLT11 texts are left out: signing them would take minutes.
+        """
+        first = peer.add_index + 1
+        rows = [self._old_invoice(peer, number, created_at) for number in range(first, first + count)]
+        self._records.save_many(rows)
+        for row in rows:
+            peer.keep(row)
+
+    def _old_invoice(self, peer: Peer, number: int, created_at: int) -> InvoiceRow:
+        preimage = hashlib.sha256(f"{peer.name} {number}".encode()).digest()
+        return InvoiceRow(
+            node=peer.name,
+            payment_hash=hashlib.sha256(preimage).digest(),
+            preimage=preimage,
+            payment_secret=b"",
+            payment_request="",
+            memo=f"another shop's order {number}",
+            description_hash=b"",
+            amount_msat=1000,
+            created_at=created_at,
+            expiry_seconds=EXPIRY_SECONDS_DEFAULT,
+            cltv_expiry=CLTV_EXPIRY_DEFAULT,
+            add_index=number,
+            settle_index=number - peer.add_index + peer.settle_index,
+            settled_at=created_at,
+            paid_msat=1000,
+        )
 
     def _new_invoice(
         self,
@@ -155,7 +205,7 @@ class Network:
             memo=memo,
             description_hash=description_hash,
             amount_msat=amount_msat,
-            created_at=int(self.now()),
+            created_at=int(self.now_at(peer)),
             expiry_seconds=expiry_seconds,
             cltv_expiry=cltv_expiry,
         )
@@ -170,7 +220,7 @@ class Network:
     def collect_garbage(self, peer: Peer) -> int:
         """Forgets canceled and expired invoices; answers how many."""
         canceled = [
-            row for row in peer.invoices.values() if row.canceled_at(self.now()) and not row.collected
+            row for row in peer.invoices.values() if row.canceled_at(self.now_at(peer)) and not row.collected
         ]
         for row in canceled:
             self._keep(peer, replace(row, collected=True))
@@ -188,29 +238,27 @@ class Network:
             memo=memo,
             description_hash=b"",
             amount_msat=amount_msat,
-            created_at=int(self.now()),
+            created_at=int(self.now_at(peer)),
             expiry_seconds=EXPIRY_SECONDS_DEFAULT,
             cltv_expiry=CLTV_EXPIRY_DEFAULT,
             is_keysend=True,
             add_index=peer.add_index + 1,
         )
-        peer.add_index += 1
         return self._settle(peer, row, amount_msat)
 
     def _keep(self, peer: Peer, row: InvoiceRow) -> None:
         self._records.save(invoices=[row])
-        peer.invoices[row.payment_hash] = row
+        peer.keep(row)
 
     def _settle(
         self, peer: Peer, row: InvoiceRow, paid_msat: int, payment: PaymentRow | None = None
     ) -> InvoiceRow:
         """Settles the invoice and, in the same transaction, lets the payment succeed."""
         settled = replace(
-            row, settle_index=peer.settle_index + 1, settled_at=int(self.now()), paid_msat=paid_msat
+            row, settle_index=peer.settle_index + 1, settled_at=int(self.now_at(peer)), paid_msat=paid_msat
         )
         self._records.save(invoices=[settled], payments=[payment] if payment else [])
-        peer.settle_index = settled.settle_index
-        peer.invoices[settled.payment_hash] = settled
+        peer.keep(settled)
         peer.announce(settled)
         return settled
 
@@ -238,7 +286,7 @@ class Network:
         Raises Refused where LND does: already paid, in flight, expired, or an amount that does not fit.
         """
         request = self.read(text)
-        if self.now() >= request.expires_at:
+        if self.now_at(payer) >= request.expires_at:
             until = time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(request.expires_at))
             raise Refused(f"invoice expired. Valid until {until}")
         if bool(amount_msat) == bool(request.amount_msat):
@@ -285,10 +333,11 @@ class Network:
     async def _carry(self, payer: Peer, payment: PaymentRow) -> PaymentRow:
         await asyncio.sleep(payer.habits.settle_delay_seconds)
         payee = self._by_key.get(payment.payee)
-        invoice = None if payee is None else payee.invoice(payment.payment_hash)
         if payee is None:
             return self._fail(payer, payment, "FAILURE_REASON_NO_ROUTE")
-        if invoice is None or invoice.settled or invoice.canceled_at(self.now()):
+        await self._hold_parts(payer, payee, payment)
+        invoice = payee.invoice(payment.payment_hash)
+        if invoice is None or invoice.settled or invoice.canceled_at(self.now_at(payee)):
             return self._fail(payer, payment, "FAILURE_REASON_INCORRECT_PAYMENT_DETAILS")
         if payment.amount_msat < invoice.amount_msat:
             return self._fail(payer, payment, "FAILURE_REASON_INCORRECT_PAYMENT_DETAILS")
@@ -300,6 +349,16 @@ class Network:
             self._settle(payee, invoice, paid.amount_msat, paid)
         payer.payments[paid.payment_hash] = paid
         return paid
+
+    async def _hold_parts(self, payer: Peer, payee: Peer, payment: PaymentRow) -> None:
+        """A payment in several HTLCs: the payee holds each until all have arrived."""
+        each, rest = divmod(payment.amount_msat, payer.habits.parts)
+        if each == payment.amount_msat:
+            return
+        arrived = payee.parts.setdefault(payment.payment_hash, [])
+        for number in range(payer.habits.parts):
+            arrived.append(each + (rest if number == 0 else 0))
+            await asyncio.sleep(payer.habits.settle_delay_seconds)
 
     def _fail(self, payer: Peer, payment: PaymentRow, failure: str) -> PaymentRow:
         failed = replace(payment, status=PaymentStatus.FAILED.value, failure=failure)

@@ -1,7 +1,7 @@
 """What the simulated nodes remember, as values, and the one SQLite file that outlives the process."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from operator import attrgetter
@@ -131,6 +131,11 @@ class Records:
         """The node's payments in the order in which they began."""
         rows = self._database.execute("SELECT * FROM payments WHERE node = ? ORDER BY number", (node,))
         return [PaymentRow(*row) for row in rows]
+
+    def save_many(self, invoices: Iterable[InvoiceRow]) -> None:
+        """Writes any number of invoices, all of them or none."""
+        self.save(invoices=list(invoices))
+        self._write()
 
     def save(self, *, invoices: Sequence[InvoiceRow] = (), payments: Sequence[PaymentRow] = ()) -> None:
         """Writes all of them or none."""

@@ -29,6 +29,23 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _InvoiceHTLCState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InvoiceHTLCStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceHTLCState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACCEPTED: _InvoiceHTLCState.ValueType  # 0
+    SETTLED: _InvoiceHTLCState.ValueType  # 1
+    CANCELED: _InvoiceHTLCState.ValueType  # 2
+
+class InvoiceHTLCState(_InvoiceHTLCState, metaclass=_InvoiceHTLCStateEnumTypeWrapper): ...
+
+ACCEPTED: InvoiceHTLCState.ValueType  # 0
+SETTLED: InvoiceHTLCState.ValueType  # 1
+CANCELED: InvoiceHTLCState.ValueType  # 2
+Global___InvoiceHTLCState: _TypeAlias = InvoiceHTLCState  # noqa: Y015
+
 class _PaymentFailureReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -97,6 +114,7 @@ class Invoice(_message.Message):
     AMT_PAID_SAT_FIELD_NUMBER: _builtins.int
     AMT_PAID_MSAT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    HTLCS_FIELD_NUMBER: _builtins.int
     VALUE_MSAT_FIELD_NUMBER: _builtins.int
     IS_KEYSEND_FIELD_NUMBER: _builtins.int
     PAYMENT_ADDR_FIELD_NUMBER: _builtins.int
@@ -129,6 +147,10 @@ class Invoice(_message.Message):
     """A payment that came without an invoice."""
     payment_addr: _builtins.bytes
     is_amp: _builtins.bool
+    @_builtins.property
+    def htlcs(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceHTLC]:
+        """The parts that a payment of it arrived in."""
+
     def __init__(
         self,
         *,
@@ -148,6 +170,7 @@ class Invoice(_message.Message):
         amt_paid_sat: _builtins.int = ...,
         amt_paid_msat: _builtins.int = ...,
         state: Global___Invoice.InvoiceState.ValueType = ...,
+        htlcs: _abc.Iterable[Global___InvoiceHTLC] | None = ...,
         value_msat: _builtins.int = ...,
         is_keysend: _builtins.bool = ...,
         payment_addr: _builtins.bytes = ...,
@@ -155,11 +178,45 @@ class Invoice(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_index", b"add_index", "amt_paid_msat", b"amt_paid_msat", "amt_paid_sat", b"amt_paid_sat", "cltv_expiry", b"cltv_expiry", "creation_date", b"creation_date", "description_hash", b"description_hash", "expiry", b"expiry", "is_amp", b"is_amp", "is_keysend", b"is_keysend", "memo", b"memo", "payment_addr", b"payment_addr", "payment_request", b"payment_request", "private", b"private", "r_hash", b"r_hash", "r_preimage", b"r_preimage", "settle_date", b"settle_date", "settle_index", b"settle_index", "state", b"state", "value", b"value", "value_msat", b"value_msat"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_index", b"add_index", "amt_paid_msat", b"amt_paid_msat", "amt_paid_sat", b"amt_paid_sat", "cltv_expiry", b"cltv_expiry", "creation_date", b"creation_date", "description_hash", b"description_hash", "expiry", b"expiry", "htlcs", b"htlcs", "is_amp", b"is_amp", "is_keysend", b"is_keysend", "memo", b"memo", "payment_addr", b"payment_addr", "payment_request", b"payment_request", "private", b"private", "r_hash", b"r_hash", "r_preimage", b"r_preimage", "settle_date", b"settle_date", "settle_index", b"settle_index", "state", b"state", "value", b"value", "value_msat", b"value_msat"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Invoice: _TypeAlias = Invoice  # noqa: Y015
+
+@_typing.final
+class InvoiceHTLC(_message.Message):
+    """One part of a payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAN_ID_FIELD_NUMBER: _builtins.int
+    HTLC_INDEX_FIELD_NUMBER: _builtins.int
+    AMT_MSAT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MPP_TOTAL_AMT_MSAT_FIELD_NUMBER: _builtins.int
+    chan_id: _builtins.int
+    htlc_index: _builtins.int
+    amt_msat: _builtins.int
+    state: Global___InvoiceHTLCState.ValueType
+    mpp_total_amt_msat: _builtins.int
+    """What all parts together must bring."""
+    def __init__(
+        self,
+        *,
+        chan_id: _builtins.int = ...,
+        htlc_index: _builtins.int = ...,
+        amt_msat: _builtins.int = ...,
+        state: Global___InvoiceHTLCState.ValueType = ...,
+        mpp_total_amt_msat: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amt_msat", b"amt_msat", "chan_id", b"chan_id", "htlc_index", b"htlc_index", "mpp_total_amt_msat", b"mpp_total_amt_msat", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvoiceHTLC: _TypeAlias = InvoiceHTLC  # noqa: Y015
 
 @_typing.final
 class AddInvoiceResponse(_message.Message):
