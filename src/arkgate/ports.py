@@ -171,7 +171,12 @@ class PaymentNode(Protocol):
         ...
 
     def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
-        """Every settled invoice that was created after that time, in pages, oldest first."""
+        """Every settled invoice that was created after that time (the node's clock), once, in any order.
+
+        Reads no more than a day's invoices beyond it, however many the node holds. The order is free
+        because `Ledger.fund` credits each hash once: what a broken listing has told stays credited, and
+        whoever notes how far they got does so after the last one only.
+        """
         ...
 
     async def holdings(self) -> Holdings | None:

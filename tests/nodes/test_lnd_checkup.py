@@ -400,8 +400,8 @@ def test_a_node_that_does_not_answer_about_invoices_fails(tmp_path: Path) -> Non
 
     lines = examined(tmp_path, broken)
 
-    assert lines["macaroon: invoices"].verdict is Verdict.FAILURE
-    assert "does not answer" in lines["macaroon: invoices"].seen
+    assert lines["wallet"].verdict is Verdict.FAILURE
+    assert "failed AddInvoice" in lines["wallet"].seen
 
 
 def test_permissions_are_read_from_the_macaroon_itself(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -22,13 +22,25 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),
 )
+
+# What LND's macaroon service and its bakery say: another or a deleted root key, a caveat such as an expiry
+# that is not met, bytes that are no macaroon.
+_REFUSED_WORDS = ("macaroon", "verification failed", "caveat", "invalid ID", "encoding/hex", "unmarshal v")
 
 
 class CredentialsUnreadable(NodeUnavailable):
     """A certificate or macaroon file of the node cannot be read."""
+
+
+class CredentialsRefused(NodeUnavailable):
+    """The node does not accept the macaroon: wrong, expired or revoked. Nothing was done."""
+
+
+class PermissionDenied(CredentialsRefused):
+    """The macaroon is good and does not allow that call. Nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +57,13 @@ class NodeCredentials:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """An open channel, the metadata of each call, and the certificate that it was built with."""
+    """An open channel, and the macaroon and the certificate that it was built with."""
 
     grpc: grpc.aio.Channel
     metadata: tuple[tuple[str, str], ...]
+    """Of each call. A call-credentials plugin would cost a thread hop of 60 to 120 µs on each."""
     certificate: bytes
+    macaroon: bytes
 
 
 def open_channel(credentials: NodeCredentials) -> Channel:
@@ -62,8 +76,20 @@ def open_channel(credentials: NodeCredentials) -> Channel:
     channel = grpc.aio.secure_channel(
         credentials.address, grpc.ssl_channel_credentials(certificate), options=options
     )
-    # Per-call metadata: a call-credentials plugin costs a thread hop of 60 to 120 µs on each call.
-    return Channel(channel, (("macaroon", macaroon.hex()),), certificate)
+    return Channel(channel, _metadata(macaroon), certificate, macaroon)
+
+
+def with_macaroon_of_now(channel: Channel, credentials: NodeCredentials) -> Channel:
+    """The same channel with the macaroon that the file holds now, or as it is where none can be read."""
+    try:
+        macaroon = _read(credentials.macaroon_file, "macaroon")
+    except CredentialsUnreadable:
+        return channel
+    return replace(channel, metadata=_metadata(macaroon), macaroon=macaroon)
+
+
+def _metadata(macaroon: bytes) -> tuple[tuple[str, str], ...]:
+    return (("macaroon", macaroon.hex()),)
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -100,4 +126,12 @@ def map_grpc_errors(node: str, action: str) -> Iterator[None]:
 def unavailable(node: str, action: str, error: grpc.aio.AioRpcError) -> NodeUnavailable:
     """The refusal that a failed call becomes."""
     details = (error.details() or error.code().name).strip()[:200]
-    return NodeUnavailable(f"node {node} failed {action}: {details}", retry_after_seconds=RETRY_AFTER_SECONDS)
+    sentence = f"node {node} failed {action}: {details}"
+    return _kind(details)(sentence, retry_after_seconds=RETRY_AFTER_SECONDS)
+
+
+def _kind(details: str) -> type[NodeUnavailable]:
+    """LND-like daemons refuse a macaroon with code UNKNOWN, so only the words tell."""
+    if "permission denied" in details:
+        return PermissionDenied
+    return CredentialsRefused if any(word in details for word in _REFUSED_WORDS) else NodeUnavailable

@@ -6,7 +6,8 @@ what that one may not do (GetInfo) is done without.
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -22,17 +23,24 @@ from arkgate.core.money import Msat, sats
 from arkgate.nodes.channel import (
     RETRY_AFTER_SECONDS,
     Channel,
+    CredentialsRefused,
     NodeCredentials,
+    PermissionDenied,
     map_grpc_errors,
     open_channel,
+    with_macaroon_of_now,
 )
-from arkgate.nodes.lnd_checkup import LndCheckup
+from arkgate.nodes.clock_offset import ClockOffset
+from arkgate.nodes.lnd_checkup import BAKE, LndCheckup
 from arkgate.ports import Check, Clock, Demands, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
 
 UNARY_TIMEOUT_SECONDS = 5.0
 HEALTH_TIMEOUT_SECONDS = 3.0
 LIST_TIMEOUT_SECONDS = 60.0
-PAGE_INVOICES = 500
+PAGE_INVOICES = 100
+"""A node with a huge database may need a third of a second for each invoice (lnd#9716)."""
+LISTED_BEYOND_SECONDS = 24 * 3600
+"""How much further back than asked for a listing looks, for a node whose clock was set meanwhile."""
 MEMO_BYTES_MAX = 639
 FAILURES_BEFORE_REBUILD = 3
 _STATES = {
@@ -48,6 +56,8 @@ _WALLET_STATES = {
     stateservice_pb2.RPC_ACTIVE: ("starting", "is starting: its RPC server is up, the rest is not yet"),
     stateservice_pb2.WAITING_TO_START: ("starting", "waits to become the leader of its cluster"),
 }
+_ANSWERS = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+_ONE_INVOICE = lnrpc.ListInvoiceRequest(reversed=True, num_max_invoices=1)
 
 
 class LndNode:
@@ -77,6 +87,9 @@ class LndNode:
         self._page_invoices = page_invoices
         self._channel: Channel | None = None
         self._failures = 0
+        self._clock_offset = ClockOffset(name, clock)
+        self._permissions_proven = False
+        self._may_get_info = True
 
     async def create_invoice(
         self, amount: Msat, *, preimage: bytes, memo: str, expiry_seconds: int
@@ -103,14 +116,16 @@ class LndNode:
         if self._network not in (None, bolt11.network):
             raise self._refused(f"returned an invoice for {bolt11.network} instead of {self._network}")
         self._network = bolt11.network
-        created_at_ms = min(bolt11.created_at * 1000, self._clock.now_ms())
+        # A node whose clock is off counts the expiry from now on all the same, by that clock.
+        now_ms, dated_ms = self._clock.now_ms(), bolt11.created_at * 1000
+        begins_ms = dated_ms if self._clock_offset.check(dated_ms) else now_ms
         return Invoice(
             node=self.name,
             payment_hash=answer.r_hash,
             payment_request=answer.payment_request,
             amount=amount,
-            created_at_ms=created_at_ms,
-            expires_at_ms=bolt11.created_at * 1000 + expiry_seconds * 1000,
+            created_at_ms=min(begins_ms, now_ms),
+            expires_at_ms=begins_ms + expiry_seconds * 1000,
         )
 
     def _refused(self, sentence: str) -> NodeUnavailable:
@@ -143,8 +158,11 @@ class LndNode:
         )
 
     async def events(self, since: Cursor) -> AsyncIterator[NodeEvent]:
-        """See `ports.PaymentNode`. With settle_index 0 LND replays nothing: use `settled_since` first."""
-        request = lnrpc.InvoiceSubscription(add_index=since.add_index, settle_index=since.settle_index)
+        """See `ports.PaymentNode`. With settle_index 0 LND replays nothing: use `settled_since` first.
+
+        The add_index stays 0, so that LND does not replay every invoice that was made meanwhile.
+        """
+        request = lnrpc.InvoiceSubscription(settle_index=since.settle_index)
         channel = self._open()
         call = lightning_pb2_grpc.LightningStub(channel.grpc).SubscribeInvoices(
             request, metadata=channel.metadata
@@ -155,6 +173,9 @@ class LndNode:
                     yield NodeEvent(
                         self._settlement(invoice), Cursor(invoice.add_index, invoice.settle_index)
                     )
+        except CredentialsRefused:
+            self._renew_macaroon(channel)
+            raise
         except NodeUnavailable as error:
             await self._count_failure(error.__cause__)
             raise
@@ -162,24 +183,31 @@ class LndNode:
             call.cancel()
 
     async def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
-        """See `ports.PaymentNode`."""
+        """See `ports.PaymentNode`. Newest first, and no further back than needed.
+
+        LND's own filter by date is not used: it reads every invoice of the node, from the first one on.
+        """
+        created_after = created_after_ms // 1000
         offset = 0
         while True:
-            request = lnrpc.ListInvoiceRequest(
-                index_offset=offset,
-                num_max_invoices=self._page_invoices,
-                creation_date_start=max(1, created_after_ms // 1000),
-            )
             page = await self._unary(
-                "ListInvoices", request, "listing invoices", timeout=LIST_TIMEOUT_SECONDS
+                "ListInvoices",
+                lnrpc.ListInvoiceRequest(
+                    reversed=True, index_offset=offset, num_max_invoices=self._page_invoices
+                ),
+                "listing invoices",
+                timeout=LIST_TIMEOUT_SECONDS,
             )
-            for invoice in page.invoices:
+            for invoice in reversed(page.invoices):
                 settlement = self._settlement(invoice)
-                if settlement is not None:
+                if settlement is not None and invoice.creation_date >= created_after:
                     yield settlement
-            if len(page.invoices) < self._page_invoices or page.last_index_offset <= offset:
+            newest = max((invoice.creation_date for invoice in page.invoices), default=0)
+            if len(page.invoices) < self._page_invoices or newest < created_after - LISTED_BEYOND_SECONDS:
                 return
-            offset = page.last_index_offset
+            if 0 < offset <= page.first_index_offset:
+                raise self._refused("lists the same invoices again and again")
+            offset = page.first_index_offset
 
     async def holdings(self) -> Holdings | None:
         """See `ports.PaymentNode`. LND's stock invoice.macaroon may not ask for the channels."""
@@ -193,13 +221,17 @@ class LndNode:
     async def _if_allowed(self, method: str, request: Message) -> Any | None:  # noqa: ANN401 - as `_unary`
         try:
             return await self._unary(method, request, "a balance")
-        except NodeUnavailable as refusal:
-            if _is_denied(refusal):
-                return None
-            raise
+        except PermissionDenied:
+            return None
 
     async def health(self) -> Health:
-        """See `ports.PaymentNode`. Asks State, which needs no macaroon, then GetInfo where it may."""
+        """See `ports.PaymentNode`. Asks State, which needs no macaroon, then what the macaroon may do."""
+        health = await self._health()
+        if health.state == "refused" and self._channel and self._renew_macaroon(self._channel):
+            health = await self._health()
+        return health
+
+    async def _health(self) -> Health:
         try:
             channel = self._open()
         except NodeUnavailable as refusal:
@@ -215,25 +247,59 @@ class LndNode:
         word, sentence = _WALLET_STATES.get(state.state, ("", ""))
         if word:
             return Health(False, word, f"node {self.name} {sentence}")
-        return await self._info(channel)
+        try:
+            await self._prove_permissions(channel)
+            return await self._info(channel)
+        except CredentialsRefused as refusal:
+            return Health(False, "refused", f"{refusal.message}. Put one in its place that has all: {BAKE}")
+        except NodeUnavailable as refusal:
+            await self._count_failure(refusal.__cause__)
+            return Health(False, "unreachable", refusal.message)
+
+    async def _prove_permissions(self, channel: Channel) -> None:
+        """Finds out once, before anybody waits for an invoice, whether the macaroon is enough.
+
+        LND looks at the macaroon first. Then it refuses these requests, or answers them, and makes nothing:
+        rpcserver.go, where an amount is negative or stands in both fields. Raises CredentialsRefused, and
+        NodeUnavailable when it does not answer.
+        """
+        if self._permissions_proven:
+            return
+        for permission, method, request in _probes():
+            try:
+                await self._ask(channel, method, request)
+            except PermissionDenied as refusal:
+                sentence = f"the macaroon {self._credentials.macaroon_file} lacks {permission} ({method})"
+                raise PermissionDenied(f"node {self.name}: {sentence}") from refusal
+            except CredentialsRefused:
+                raise
+            except NodeUnavailable as refusal:
+                if not _is_answer(refusal.__cause__):
+                    raise
+        self._permissions_proven = True
 
     async def _info(self, channel: Channel) -> Health:
-        network = self._network or ""
+        """What GetInfo says; where it may not be asked, that the macaroon is still good."""
         try:
-            with map_grpc_errors(self.name, "GetInfo"):
-                info = await lightning_pb2_grpc.LightningStub(channel.grpc).GetInfo(
-                    lnrpc.GetInfoRequest(), timeout=HEALTH_TIMEOUT_SECONDS, metadata=channel.metadata
-                )
-        except NodeUnavailable as refusal:
-            if _is_denied(refusal):
-                return Health(True, "ready", f"node {self.name} is active", network=network)
-            refused = "macaroon" in refusal.message or "verification failed" in refusal.message
-            return Health(False, "refused" if refused else "unreachable", refusal.message)
-        network = info.chains[0].network if info.chains else network
+            info = await self._ask(channel, "GetInfo", lnrpc.GetInfoRequest()) if self._may_get_info else None
+        except PermissionDenied:
+            info = None
+        if info is None:
+            self._may_get_info = False  # LND's log has a line for each refusal
+            await self._ask(channel, "ListInvoices", _ONE_INVOICE)
+            sentence = f"node {self.name} is active{self._clock_offset.sentence}"
+            return Health(True, "ready", sentence, network=self._network or "")
+        network = info.chains[0].network if info.chains else self._network or ""
         if not info.synced_to_chain:
             sentence = f"node {self.name} is still catching up with the chain at block {info.block_height}"
             return Health(False, "syncing", sentence, info.version, network)
-        return Health(True, "ready", f"node {self.name} is synced", info.version, network)
+        sentence = f"node {self.name} is synced{self._clock_offset.sentence}"
+        return Health(True, "ready", sentence, info.version, network)
+
+    async def _ask(self, channel: Channel, method: str, request: Message) -> Any:  # noqa: ANN401 - as `_unary`
+        call = getattr(lightning_pb2_grpc.LightningStub(channel.grpc), method)
+        with map_grpc_errors(self.name, method):
+            return await call(request, timeout=HEALTH_TIMEOUT_SECONDS, metadata=channel.metadata)
 
     def checkup(self, demands: Demands) -> AsyncIterator[Check]:
         """See `ports.PaymentNode`."""
@@ -243,12 +309,24 @@ class LndNode:
         """See `ports.PaymentNode`."""
         if self._channel is not None:
             channel, self._channel = self._channel, None
+            self._forget_permissions()
             await channel.grpc.close(grace=0)
 
     def _open(self) -> Channel:
         if self._channel is None:
             self._channel = open_channel(self._credentials)
         return self._channel
+
+    def _renew_macaroon(self, used: Channel) -> bool:
+        """Takes up the macaroon that is in its file now; whether it is another than the one that was used."""
+        self._forget_permissions()
+        if self._channel is used:
+            self._channel = with_macaroon_of_now(used, self._credentials)
+        return self._channel is None or self._channel.macaroon != used.macaroon
+
+    def _forget_permissions(self) -> None:
+        self._permissions_proven = False
+        self._may_get_info = True
 
     async def _unary(
         self,
@@ -258,7 +336,24 @@ class LndNode:
         *,
         timeout: float | None = None,
     ) -> Any:  # noqa: ANN401 - the generated stubs' methods share no type
+        """One call; once more when it was refused for its macaroon and a new one is there."""
         channel = self._open()
+        try:
+            return await self._call(channel, method, request, action, timeout=timeout)
+        except CredentialsRefused:
+            if not self._renew_macaroon(channel):
+                raise
+        return await self._call(self._open(), method, request, action, timeout=timeout)
+
+    async def _call(
+        self,
+        channel: Channel,
+        method: str,
+        request: Message,
+        action: str,
+        *,
+        timeout: float | None,
+    ) -> Any:  # noqa: ANN401 - as `_unary`
         call: Callable[..., Awaitable[Any]] = getattr(lightning_pb2_grpc.LightningStub(channel.grpc), method)
         try:
             with map_grpc_errors(self.name, action):
@@ -294,9 +389,16 @@ def _is_not_found(error: BaseException | None) -> bool:
     return isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.NOT_FOUND
 
 
-def _is_denied(refusal: NodeUnavailable) -> bool:
-    """Whether the macaroon is good and does not allow that call."""
-    return "permission denied" in refusal.message
+def _is_answer(error: BaseException | None) -> bool:
+    """Whether the node read the request, and refused what it asks for."""
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() in _ANSWERS
+
+
+def _probes() -> Iterator[tuple[str, str, Message]]:
+    """What the gateway calls, with the permission that it needs and a request that changes nothing."""
+    yield "invoices:write", "AddInvoice", lnrpc.Invoice(value=-1, value_msat=-1)
+    yield "invoices:read", "LookupInvoice", lnrpc.PaymentHash(r_hash=secrets.token_bytes(32))
+    yield "invoices:read", "ListInvoices", _ONE_INVOICE
 
 
 def _cut(memo: str) -> str:

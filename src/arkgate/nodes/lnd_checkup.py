@@ -31,7 +31,14 @@ from arkgate.core.invoice import read_bolt11
 from arkgate.core.ledger import Cursor
 from arkgate.core.money import format_sats, sats
 from arkgate.nodes.certificate import NO_INVOICES, connection_checks
-from arkgate.nodes.channel import Channel, NodeCredentials, map_grpc_errors, open_channel
+from arkgate.nodes.channel import (
+    Channel,
+    CredentialsRefused,
+    NodeCredentials,
+    PermissionDenied,
+    map_grpc_errors,
+    open_channel,
+)
 from arkgate.nodes.lnd_macaroon import MacaroonError, Permissions, read_permissions
 from arkgate.ports import Check, Clock, Demands, Invoice, PaymentNode, Verdict
 
@@ -48,7 +55,6 @@ BAKE = (
     "invoices:read invoices:write info:read offchain:read onchain:read`"
 )
 """A macaroon that can do all that the gateway and its commands ask, and cannot spend."""
-_DENIED = "permission denied"
 _NEEDED = (
     ("invoices:read", "/lnrpc.Lightning/LookupInvoice"),
     ("invoices:read", "/lnrpc.Lightning/ListInvoices"),
@@ -179,12 +185,12 @@ class LndCheckup:
         """Whether the macaroon allows a call that does nothing, and LND's words."""
         try:
             await self._ask(call, request, "a permission")
+        except PermissionDenied as refusal:
+            return _Leave.DENIED, _said(refusal)[0]
+        except CredentialsRefused as refusal:
+            return _Leave.MACAROON_REFUSED, _said(refusal)[0]
         except NodeUnavailable as refusal:
             said, code = _said(refusal)
-            if _DENIED in said:
-                return _Leave.DENIED, said
-            if "macaroon" in said or "verification failed" in said or "root key" in said:
-                return _Leave.MACAROON_REFUSED, said
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, None):
                 return _Leave.UNKNOWN, said
         return _Leave.GIVEN, ""
@@ -384,7 +390,7 @@ def _not_checked(name: str, why: str, remedy: str = "") -> Check:
 def _unasked(name: str, refusal: NodeUnavailable, permission: str) -> Check:
     """A line that needs a permission, and why it was not checked."""
     said, _ = _said(refusal)
-    if _DENIED in said:
+    if isinstance(refusal, PermissionDenied):
         return _not_checked(name, f"The macaroon does not allow {permission}.", _use_another())
     return _not_checked(name, f"LND says: {said}.")
 
