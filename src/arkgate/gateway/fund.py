@@ -3,6 +3,8 @@
 import asyncio
 import random
 import secrets
+import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ from arkgate.core.keys import Keyring, Purpose, PurposeKind, token_digest
 from arkgate.core.ledger import Cursor, Funded, FundOutcome, InvoiceRecord, InvoiceState, Settlement
 from arkgate.core.money import Msat
 from arkgate.gateway.pace import AT_ONCE, Pace
+from arkgate.gateway.silence import Silence
 from arkgate.l402.identifier import Identifier
 from arkgate.ports import Clock, Ledger, Observer, PaymentNode, Statements
 
@@ -31,6 +34,9 @@ CURSOR_MARGIN = 20
 BACKOFF_SECONDS_MAX = 30.0
 STREAM_HEALTHY_AFTER_SECONDS = 10.0
 STREAM_OPENS_WITHIN_SECONDS = 3.0
+SILENCE_CHECK_SECONDS = 1.0
+NODE_CHECK_SECONDS = 2.0
+"""How often a node that was not ready is asked whether it is, while its stream is waited for."""
 LOOK_UP_FIRST_MS = 2_000
 LOOK_UP_PAUSE_MS_MAX = 60_000
 LOOK_UP_GRACE_MS = 24 * 3600 * 1000
@@ -39,6 +45,7 @@ DUE_HALF = 10
 """How many that became due last are asked about at a time, and how many that are due for longest."""
 LOOK_UPS_PER_SECOND = 20.0
 """How often a node is asked about open invoices, whatever their number; proofs and reconciles apart."""
+STREAM = "stream"
 UNAVAILABLE_IN_A_ROW_MAX = 3
 """Look-ups that may fail one after the other before the whole node counts as away."""
 RECONCILE_MARGIN_MS = 3600 * 1000
@@ -71,6 +78,26 @@ class LookedUp:
         )
 
 
+class _Stream:
+    """Whether a node's stream is lost, as the log last told it."""
+
+    def __init__(self, node: PaymentNode) -> None:
+        self.node = node
+        self._is_lost = False
+
+    def lost(self, refusal: Refusal) -> None:
+        """An attempt to follow it failed."""
+        tell = log.debug if self._is_lost else log.warning
+        tell("lost the stream of settlements", node=self.node.name, reason=refusal.message)
+        self._is_lost = True
+
+    def is_open(self) -> None:
+        """It has not failed for a moment."""
+        if self._is_lost:
+            log.info("follows the settlements again", node=self.node.name)
+        self._is_lost = False
+
+
 class Funding:
     """Credits payments from the nodes' events, from look-ups, and from the proof a payer brings."""
 
@@ -91,6 +118,7 @@ class Funding:
         self._observer = observer
         self._paces = {node.name: Pace(LOOK_UPS_PER_SECOND) for node in nodes}
         self._proving: dict[bytes, asyncio.Task[str]] = {}
+        self._silence: dict[str, Silence] = defaultdict(lambda: Silence(time.monotonic))
 
     async def account_of(self, identifier: Identifier) -> str:
         """The account of a verified credential, crediting its payment when nobody has reported it yet.
@@ -171,8 +199,12 @@ class Funding:
     ) -> Funded:
         """The one way by which money enters: `Ledger.fund` with the purpose that tag or proof state."""
         tag = self._keyring.read_tag(settlement.memo, settlement.payment_hash)
+        if reported_by == STREAM:
+            self._silence[settlement.node].told(settlement.payment_hash)
         funded = await self._ledger.fund(settlement, tag.purpose if tag else purpose, cursor=cursor)
         if funded.outcome is FundOutcome.APPLIED:
+            if reported_by != STREAM:
+                self._silence[settlement.node].found(settlement.payment_hash)
             self._observer.payment_credited(settlement.amount_paid)
             log.info(
                 "payment credited",
@@ -198,31 +230,73 @@ class Funding:
         await self._ledger.set_token(account_id, token_digest=token_digest(token), key_version=key_version)
 
     async def watch(self, node: PaymentNode) -> None:
-        """Follows a node's stream of settlements for ever; reconnects with back-off and jitter."""
+        """Follows a node's stream of settlements for ever; reconnects with back-off and jitter.
+
+        A stream that leaves payments out is opened anew. That it was lost is told once, not at every attempt,
+        and that it is back.
+        """
         loop = asyncio.get_running_loop()
+        stream = _Stream(node)
         pause = 0.5
         while True:
             started = loop.time()
             catching_up = asyncio.create_task(self._catch_up(node))
             try:
-                await self._follow(node)
+                missed = await self._follow_while_it_tells(stream)
+                if missed:
+                    log.warning(
+                        "the stream of settlements missed payments that look-ups found; opening it anew",
+                        node=node.name,
+                        missed=len(missed),
+                        payment_hash=missed[0].hex(),
+                    )
+                    continue
                 log.info("the node ended the stream of settlements", node=node.name)
             except Refusal as refusal:
-                log.warning("lost the stream of settlements", node=node.name, reason=refusal.message)
+                stream.lost(refusal)
             finally:
+                self._silence[node.name].closed()
                 catching_up.cancel()
                 await asyncio.wait({catching_up})
             pause = 0.5 if loop.time() - started > STREAM_HEALTHY_AFTER_SECONDS else pause * 2
             pause = min(pause, BACKOFF_SECONDS_MAX)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            await self._pause(node, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+
+    async def _pause(self, node: PaymentNode, seconds: float) -> None:
+        """Waits that long, or until a node that was not ready is."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        waits_for_node = not (await node.health()).ready
+        while (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(left, NODE_CHECK_SECONDS))
+            if waits_for_node and (await node.health()).ready:
+                return
+
+    async def _follow_while_it_tells(self, stream: "_Stream") -> Sequence[bytes]:
+        """Follows the stream until it ends or has left payments out; answers those.
+
+        Raises what `_follow` raises.
+        """
+        following = asyncio.create_task(self._follow(stream.node))
+        try:
+            while not (await asyncio.wait({following}, timeout=SILENCE_CHECK_SECONDS))[0]:
+                stream.is_open()
+                if missed := self._silence[stream.node.name].missed():
+                    return missed
+            following.result()
+            return ()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     async def _follow(self, node: PaymentNode) -> None:
         since = await self._statements.cursor(node.name)
         since = Cursor(since.add_index, max(0, since.settle_index - CURSOR_MARGIN))
         async for event in node.events(since):
             if event.settlement is not None:
-                await self.credit_or_alarm(event.settlement, reported_by="stream", cursor=event.cursor)
-            else:
+                await self.credit_or_alarm(event.settlement, reported_by=STREAM, cursor=event.cursor)
+            elif event.cursor.settle_index:
+                # What was only added moves no cursor that counts: a write for each invoice would be waste.
                 await self._ledger.advance(node.name, event.cursor)
 
     async def credit_or_alarm(
@@ -268,6 +342,7 @@ class Funding:
                 # Nobody awaits this task's outcome until the stream ends, which may be in a month.
                 self._observer.alarm("catch_up_failed")
                 log.exception("could not catch up with the node", node=node.name)
+        self._silence[node.name].caught_up()
 
     async def reconcile(self, node: PaymentNode, created_after_ms: int) -> int:
         """Credits every settled invoice of ours made after that time; answers how many were missing."""
@@ -344,12 +419,21 @@ class Funding:
             if funded.outcome is FundOutcome.APPLIED:
                 return LookedUp(credited=1, amount=status.settlement.amount_paid)
         elif status is not None and status.state is InvoiceState.CANCELLED:
-            await self._ledger.mark_invoice(invoice.payment_hash, _unpaid_state(invoice, now))
+            await self._mark(invoice, _unpaid_state(invoice, now))
         elif status is None and now > invoice.expires_at_ms:
-            await self._ledger.mark_invoice(invoice.payment_hash, InvoiceState.EXPIRED)
+            await self._mark(invoice, InvoiceState.EXPIRED)
         else:
             await self._look_up_later_if_at_all(invoice, now)
         return LookedUp()
+
+    async def _mark(self, invoice: InvoiceRecord, state: InvoiceState) -> None:
+        await self._ledger.mark_invoice(invoice.payment_hash, state)
+        log.info(
+            "an invoice ended unpaid",
+            node=invoice.node,
+            payment_hash=invoice.payment_hash.hex(),
+            state=state.value,
+        )
 
     async def _look_up_later_if_at_all(self, invoice: InvoiceRecord, now: int) -> None:
         """Schedules the next look-up, unless the node still answered this a day after the expiry."""

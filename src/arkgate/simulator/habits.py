@@ -52,6 +52,8 @@ class Habits:
     """Streams stay open and say nothing; what happens meanwhile is lost on them."""
     settlements_hidden: bool = False
     """Settlements that happen now never show on a stream, not in a later backlog either."""
+    stream_lag_seconds: float = 0.0
+    """How much later than everything else streams tell what happened."""
     settlement_lag_seconds: float = 0.0
     """Payee: how long after the payer has the preimage the invoice becomes SETTLED."""
     settle_delay_seconds: float = 0.05

@@ -99,6 +99,8 @@ class SimulatedNode:
         self.credentials = credentials.issue(data_dir / name, self.macaroon_key)
         self.hidden: set[bytes] = set()
         """Payment hashes whose settlement no stream reports."""
+        self.streams_opened = 0
+        """How many SubscribeInvoices there have been."""
         self.pages_listed = 0
         self.invoices_read = 0
         """What ListInvoices had to read, wanted or not."""
@@ -285,6 +287,7 @@ class SimulatedNode:
         """A queue of what happens from now on; None ends the stream."""
         stream: asyncio.Queue[InvoiceRow | None] = asyncio.Queue(STREAM_EVENTS_MAX)
         self._streams.add(stream)
+        self.streams_opened += 1
         try:
             yield stream
         finally:
@@ -307,6 +310,12 @@ class SimulatedNode:
             self.hidden.add(row.payment_hash)
         if self.habits.streams_silent or row.payment_hash in self.hidden:
             return
+        if self.habits.stream_lag_seconds:
+            asyncio.get_running_loop().call_later(self.habits.stream_lag_seconds, self._tell, row)
+        else:
+            self._tell(row)
+
+    def _tell(self, row: InvoiceRow) -> None:
         for stream in self._streams:
             if stream.full():
                 stream.get_nowait()
