@@ -43,7 +43,7 @@ async def has(stage: Stage, header: dict[str, str], sats: int) -> None:
     async def enough() -> bool:
         return bool((await stage.balance(header)).get("balance_sats") == sats)
 
-    await eventually(enough, 20)
+    await eventually(enough, 40)
 
 
 def awaited(stage: Stage) -> int:
