@@ -1,6 +1,7 @@
 """What all tests share: how skips are judged, and which tests wait for a real node."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     skipped = reporter.stats.get("skipped", []) if reporter else []
     if os.environ.get("ARKGATE_SKIPS_FAIL") and skipped and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A test that sets up the whole process's logs would make later ones blind to what is logged."""
+    before = structlog.get_config()
+    yield
+    assert structlog.get_config() == before, "this test changed how the process logs"
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
 
 from arkgate.cli import main
 from arkgate.settings import Settings
@@ -20,9 +21,16 @@ VERDICTS = {"ok", "warning", "failure", "not checked"}
 FIELDS = {"subject", "name", "verdict", "seen", "meaning", "remedy"}
 
 
+@pytest.fixture(autouse=True)
+def no_logs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command runs in the tests' process, whose logs are not its own."""
+    monkeypatch.setattr("arkgate.cli.doctor.set_up_logs", lambda *_, **__: None)
+
+
 def called(*arguments: str | Path, columns: int = 80) -> Result:
     runner = CliRunner(env={"COLUMNS": str(columns)})
-    return runner.invoke(main, ["doctor", *map(str, arguments)])
+    with capture_logs():  # in a process of its own they go elsewhere
+        return runner.invoke(main, ["doctor", *map(str, arguments)])
 
 
 async def beside(*arguments: str | Path, columns: int = 80) -> Result:

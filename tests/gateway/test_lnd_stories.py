@@ -196,7 +196,9 @@ def test_a_node_that_is_back_is_followed_at_once_and_not_after_the_back_off(
         simulation.gate.habits.state = NodeState.LOCKED
 
     async def story(stage: Stage, lines: Lines) -> None:
+        await told_once(lines, "lost the stream of settlements")
         await told_once(lines, "the node makes no invoices")
+        await asyncio.sleep(0.5)  # it has asked how the node is, and waits
         stage.simulation.gate.habits.state = NodeState.ACTIVE
         await streaming(stage)
         await stage.fund_token(100)
