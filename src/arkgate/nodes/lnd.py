@@ -4,7 +4,6 @@ Source: LND's lightning.proto and stateservice.proto. Works with LND's stock `in
 what that one may not do (GetInfo) is done without.
 """
 
-import contextlib
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,11 +16,9 @@ from google.protobuf.message import Message
 from arkgate._proto.lnd import lightning_pb2 as lnrpc
 from arkgate._proto.lnd import lightning_pb2_grpc, stateservice_pb2, stateservice_pb2_grpc
 from arkgate.core.errors import NodeUnavailable
-from arkgate.core.invoice import InvoiceError, read_bolt11
 from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import Msat, sats
 from arkgate.nodes.channel import (
-    RETRY_AFTER_SECONDS,
     Channel,
     CredentialsRefused,
     NodeCredentials,
@@ -30,7 +27,8 @@ from arkgate.nodes.channel import (
     open_channel,
     with_macaroon_of_now,
 )
-from arkgate.nodes.clock_offset import ClockOffset
+from arkgate.nodes.connection import Connection
+from arkgate.nodes.invoices import InvoiceCheck, cut
 from arkgate.nodes.lnd_checkup import BAKE, LndCheckup
 from arkgate.ports import Check, Clock, Demands, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
 
@@ -41,8 +39,6 @@ PAGE_INVOICES = 100
 """A node with a huge database may need a third of a second for each invoice (lnd#9716)."""
 LISTED_BEYOND_SECONDS = 24 * 3600
 """How much further back than asked for a listing looks, for a node whose clock was set meanwhile."""
-MEMO_BYTES_MAX = 639
-FAILURES_BEFORE_REBUILD = 3
 _STATES = {
     lnrpc.Invoice.OPEN: InvoiceState.OPEN,
     lnrpc.Invoice.ACCEPTED: InvoiceState.OPEN,  # HTLCs are held and not settled: not a payment yet
@@ -80,14 +76,14 @@ class LndNode:
         self.number = number
         self.invoice_minimum = invoice_minimum
         self.invoice_maximum = invoice_maximum
-        self._network = network
         self._credentials = credentials
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._page_invoices = page_invoices
-        self._channel: Channel | None = None
-        self._failures = 0
-        self._clock_offset = ClockOffset(name, clock)
+        self._connection = Connection(
+            lambda: open_channel(credentials), (credentials.tls_cert_file,), closed=self._forget_permissions
+        )
+        self._invoices = InvoiceCheck(name, clock, network)
         self._permissions_proven = False
         self._may_get_info = True
 
@@ -96,40 +92,16 @@ class LndNode:
     ) -> Invoice:
         """See `ports.PaymentNode`."""
         request = lnrpc.Invoice(
-            value_msat=amount, r_preimage=preimage, memo=_cut(memo), expiry=expiry_seconds, private=False
+            value_msat=amount, r_preimage=preimage, memo=cut(memo), expiry=expiry_seconds, private=False
         )
         answer = await self._unary("AddInvoice", request, "making an invoice")
-        return self._checked(answer, hashlib.sha256(preimage).digest(), amount, expiry_seconds)
-
-    def _checked(
-        self, answer: lnrpc.AddInvoiceResponse, payment_hash: bytes, amount: Msat, expiry_seconds: int
-    ) -> Invoice:
-        """The invoice, if it is what was asked for: a payer would pay whatever its text says."""
-        try:
-            bolt11 = read_bolt11(answer.payment_request)
-        except InvoiceError as error:
-            raise self._refused(f"returned an invoice that cannot be read: {error}") from error
-        if not bolt11.payment_hash == answer.r_hash == payment_hash:
-            raise self._refused("returned an invoice for another payment hash")
-        if bolt11.amount != amount:
-            raise self._refused(f"returned an invoice for {bolt11.amount} msat instead of {amount}")
-        if self._network not in (None, bolt11.network):
-            raise self._refused(f"returned an invoice for {bolt11.network} instead of {self._network}")
-        self._network = bolt11.network
-        # A node whose clock is off counts the expiry from now on all the same, by that clock.
-        now_ms, dated_ms = self._clock.now_ms(), bolt11.created_at * 1000
-        begins_ms = dated_ms if self._clock_offset.check(dated_ms) else now_ms
-        return Invoice(
-            node=self.name,
-            payment_hash=answer.r_hash,
-            payment_request=answer.payment_request,
+        return self._invoices.checked(
+            answer.payment_request,
+            stated_hash=answer.r_hash,
+            payment_hash=hashlib.sha256(preimage).digest(),
             amount=amount,
-            created_at_ms=min(begins_ms, now_ms),
-            expires_at_ms=begins_ms + expiry_seconds * 1000,
+            expiry_seconds=expiry_seconds,
         )
-
-    def _refused(self, sentence: str) -> NodeUnavailable:
-        return NodeUnavailable(f"node {self.name} {sentence}", retry_after_seconds=RETRY_AFTER_SECONDS)
 
     async def look_up(self, payment_hash: bytes) -> InvoiceStatus | None:
         """See `ports.PaymentNode`."""
@@ -140,7 +112,7 @@ class LndNode:
                 return None
             raise
         if invoice.r_hash != payment_hash:
-            raise self._refused("answered a look-up with another invoice")
+            raise self._invoices.refused("answered a look-up with another invoice")
         return InvoiceStatus(_STATES.get(invoice.state, InvoiceState.OPEN), self._settlement(invoice))
 
     def _settlement(self, invoice: lnrpc.Invoice) -> Settlement | None:
@@ -163,7 +135,7 @@ class LndNode:
         The add_index stays 0, so that LND does not replay every invoice that was made meanwhile.
         """
         request = lnrpc.InvoiceSubscription(settle_index=since.settle_index)
-        channel = self._open()
+        channel = self._connection.open()
         call = lightning_pb2_grpc.LightningStub(channel.grpc).SubscribeInvoices(
             request, metadata=channel.metadata
         )
@@ -177,7 +149,7 @@ class LndNode:
             self._renew_macaroon(channel)
             raise
         except NodeUnavailable as error:
-            await self._count_failure(error.__cause__)
+            await self._connection.count_failure(error.__cause__)
             raise
         finally:
             call.cancel()
@@ -206,7 +178,7 @@ class LndNode:
             if len(page.invoices) < self._page_invoices or newest < created_after - LISTED_BEYOND_SECONDS:
                 return
             if 0 < offset <= page.first_index_offset:
-                raise self._refused("lists the same invoices again and again")
+                raise self._invoices.refused("lists the same invoices again and again")
             offset = page.first_index_offset
 
     async def holdings(self) -> Holdings | None:
@@ -227,13 +199,14 @@ class LndNode:
     async def health(self) -> Health:
         """See `ports.PaymentNode`. Asks State, which needs no macaroon, then what the macaroon may do."""
         health = await self._health()
-        if health.state == "refused" and self._channel and self._renew_macaroon(self._channel):
+        used = self._connection.channel
+        if health.state == "refused" and used and self._renew_macaroon(used):
             health = await self._health()
         return health
 
     async def _health(self) -> Health:
         try:
-            channel = self._open()
+            channel = self._connection.open()
         except NodeUnavailable as refusal:
             return Health(False, "refused", refusal.message)
         try:
@@ -242,7 +215,7 @@ class LndNode:
                     stateservice_pb2.GetStateRequest(), timeout=HEALTH_TIMEOUT_SECONDS
                 )
         except NodeUnavailable as refusal:
-            await self._count_failure(refusal.__cause__)
+            await self._connection.count_failure(refusal.__cause__)
             return Health(False, "unreachable", refusal.message)
         word, sentence = _WALLET_STATES.get(state.state, ("", ""))
         if word:
@@ -253,7 +226,7 @@ class LndNode:
         except CredentialsRefused as refusal:
             return Health(False, "refused", f"{refusal.message}. Put one in its place that has all: {BAKE}")
         except NodeUnavailable as refusal:
-            await self._count_failure(refusal.__cause__)
+            await self._connection.count_failure(refusal.__cause__)
             return Health(False, "unreachable", refusal.message)
 
     async def _prove_permissions(self, channel: Channel) -> None:
@@ -287,13 +260,13 @@ class LndNode:
         if info is None:
             self._may_get_info = False  # LND's log has a line for each refusal
             await self._ask(channel, "ListInvoices", _ONE_INVOICE)
-            sentence = f"node {self.name} is active{self._clock_offset.sentence}"
-            return Health(True, "ready", sentence, network=self._network or "")
-        network = info.chains[0].network if info.chains else self._network or ""
+            sentence = f"node {self.name} is active{self._invoices.clock_offset.sentence}"
+            return Health(True, "ready", sentence, network=self._invoices.network or "")
+        network = info.chains[0].network if info.chains else self._invoices.network or ""
         if not info.synced_to_chain:
             sentence = f"node {self.name} is still catching up with the chain at block {info.block_height}"
             return Health(False, "syncing", sentence, info.version, network)
-        sentence = f"node {self.name} is synced{self._clock_offset.sentence}"
+        sentence = f"node {self.name} is synced{self._invoices.clock_offset.sentence}"
         return Health(True, "ready", sentence, info.version, network)
 
     async def _ask(self, channel: Channel, method: str, request: Message) -> Any:  # noqa: ANN401 - as `_unary`
@@ -303,26 +276,19 @@ class LndNode:
 
     def checkup(self, demands: Demands) -> AsyncIterator[Check]:
         """See `ports.PaymentNode`."""
-        return LndCheckup(self, self._credentials, self._clock, self._network, demands).run()
+        return LndCheckup(self, self._credentials, self._clock, self._invoices.network, demands).run()
 
     async def close(self) -> None:
         """See `ports.PaymentNode`."""
-        if self._channel is not None:
-            channel, self._channel = self._channel, None
-            self._forget_permissions()
-            await channel.grpc.close(grace=0)
-
-    def _open(self) -> Channel:
-        if self._channel is None:
-            self._channel = open_channel(self._credentials)
-        return self._channel
+        await self._connection.close()
 
     def _renew_macaroon(self, used: Channel) -> bool:
         """Takes up the macaroon that is in its file now; whether it is another than the one that was used."""
         self._forget_permissions()
-        if self._channel is used:
-            self._channel = with_macaroon_of_now(used, self._credentials)
-        return self._channel is None or self._channel.macaroon != used.macaroon
+        connection = self._connection
+        if connection.channel is used:
+            connection.channel = with_macaroon_of_now(used, self._credentials)
+        return connection.channel is None or connection.channel.macaroon != used.macaroon
 
     def _forget_permissions(self) -> None:
         self._permissions_proven = False
@@ -337,13 +303,13 @@ class LndNode:
         timeout: float | None = None,
     ) -> Any:  # noqa: ANN401 - the generated stubs' methods share no type
         """One call; once more when it was refused for its macaroon and a new one is there."""
-        channel = self._open()
+        channel = self._connection.open()
         try:
             return await self._call(channel, method, request, action, timeout=timeout)
         except CredentialsRefused:
             if not self._renew_macaroon(channel):
                 raise
-        return await self._call(self._open(), method, request, action, timeout=timeout)
+        return await self._call(self._connection.open(), method, request, action, timeout=timeout)
 
     async def _call(
         self,
@@ -362,27 +328,10 @@ class LndNode:
                 )
         except NodeUnavailable as error:
             if not _is_not_found(error.__cause__):
-                await self._count_failure(error.__cause__)
+                await self._connection.count_failure(error.__cause__)
             raise
-        self._failures = 0
+        self._connection.worked()
         return answer
-
-    async def _count_failure(self, error: BaseException | None) -> None:
-        """Rebuilds the channel when it keeps failing: the certificate may have been renewed."""
-        if not isinstance(error, grpc.aio.AioRpcError) or error.code() != grpc.StatusCode.UNAVAILABLE:
-            return
-        self._failures += 1
-        if self._failures >= FAILURES_BEFORE_REBUILD or self._certificate_changed():
-            self._failures = 0
-            await self.close()
-
-    def _certificate_changed(self) -> bool:
-        with contextlib.suppress(OSError):
-            return (
-                self._channel is not None
-                and self._credentials.tls_cert_file.read_bytes() != self._channel.certificate
-            )
-        return False
 
 
 def _is_not_found(error: BaseException | None) -> bool:
@@ -399,12 +348,3 @@ def _probes() -> Iterator[tuple[str, str, Message]]:
     yield "invoices:write", "AddInvoice", lnrpc.Invoice(value=-1, value_msat=-1)
     yield "invoices:read", "LookupInvoice", lnrpc.PaymentHash(r_hash=secrets.token_bytes(32))
     yield "invoices:read", "ListInvoices", _ONE_INVOICE
-
-
-def _cut(memo: str) -> str:
-    """A memo that BOLT11 can hold; its end, where the tag stands, survives."""
-    return (
-        memo
-        if len(memo.encode()) <= MEMO_BYTES_MAX
-        else memo.encode()[-MEMO_BYTES_MAX:].decode(errors="ignore")
-    )
