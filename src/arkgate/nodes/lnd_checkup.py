@@ -8,7 +8,6 @@ cannot be negative"), LookupInvoice of a random hash, SendPaymentV2 of a text th
 
 import asyncio
 import contextlib
-import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,7 +29,8 @@ from arkgate.core.errors import NodeUnavailable
 from arkgate.core.invoice import read_bolt11
 from arkgate.core.ledger import Cursor
 from arkgate.core.money import format_sats, sats
-from arkgate.nodes.certificate import NO_INVOICES, connection_checks
+from arkgate.nodes import checkup
+from arkgate.nodes.certificate import NO_INVOICES, Daemon, Server, connection_checks
 from arkgate.nodes.channel import (
     Channel,
     CredentialsRefused,
@@ -42,19 +42,30 @@ from arkgate.nodes.channel import (
 from arkgate.nodes.lnd_macaroon import MacaroonError, Permissions, read_permissions
 from arkgate.ports import Check, Clock, Demands, Invoice, PaymentNode, Verdict
 
-CALL_SECONDS = 5.0
 STREAM_OPENS_SECONDS = 0.5
 STREAM_SPEAKS_SECONDS = 3.0
-INVOICE_SECONDS = 60
 VERSION_MIN = (0, 19)
-CLOCK_WARNING_SECONDS = 30
-CLOCK_FAILURE_SECONDS = 600
-MEMO = "arkgate doctor: nobody is to pay this"
+_OLDER = "Payers notice nothing; LND 0.18.5 and earlier have known ways to lose funds."
 BAKE = (
     "`lncli bakemacaroon --save_to arkgate.macaroon "
     "invoices:read invoices:write info:read offchain:read onchain:read`"
 )
 """A macaroon that can do all that the gateway and its commands ask, and cannot spend."""
+_LND = Daemon(
+    listen="rpclisten",
+    setting="tls_cert_file",
+    its_file="tls.cert",
+    another="The node shows another certificate than the one in tls_cert_file.",
+    copy=(
+        "Copy the node's tls.cert there; it is made anew when LND renews it. If it did not change, "
+        "something else answers at this address."
+    ),
+    renew=(
+        "Start LND with tlsautorefresh=true, or delete its tls.cert and tls.key and restart it; "
+        "where tls_cert_file is a copy, copy the new one."
+    ),
+    add_name="Add {name} to LND's tlsextradomain or tlsextraip and let it make a new certificate.",
+)
 _NEEDED = (
     ("invoices:read", "/lnrpc.Lightning/LookupInvoice"),
     ("invoices:read", "/lnrpc.Lightning/ListInvoices"),
@@ -91,13 +102,13 @@ class LndCheckup:
         try:
             self._channel = open_channel(self.credentials)
         except NodeUnavailable as refusal:
-            yield Check("files", Verdict.FAILURE, _sentence(refusal), NO_INVOICES, "Check [[nodes]].")
+            yield Check("files", Verdict.FAILURE, checkup.sentence(refusal), NO_INVOICES, "Check [[nodes]].")
             return
         try:
             async for check in self._at_all():
                 yield check
                 if check.verdict is Verdict.FAILURE:
-                    yield _not_checked("everything else", "It needs the line above.")
+                    yield checkup.not_checked("everything else", "It needs the line above.")
                     return
             async for check in self._asked():
                 yield check
@@ -106,7 +117,7 @@ class LndCheckup:
 
     async def _at_all(self) -> AsyncIterator[Check]:
         """Whether it can be asked at all; a FAILURE is the last line."""
-        async for check in connection_checks(self.credentials, now_ms=self.clock.now_ms()):
+        async for check in connection_checks(self._server, now_ms=self.clock.now_ms()):
             yield check
             if check.verdict is Verdict.FAILURE:
                 return
@@ -115,7 +126,7 @@ class LndCheckup:
             remedy = "Look at its log."
             if health.state != "unreachable":
                 remedy = "Unlock it or wait; with wallet-unlock-password-file LND unlocks itself."
-            yield Check("wallet", Verdict.FAILURE, _capital(health.sentence), NO_INVOICES, remedy)
+            yield Check("wallet", Verdict.FAILURE, checkup.capital(health.sentence), NO_INVOICES, remedy)
             return
         yield Check("wallet", Verdict.OK, "It is unlocked and its RPC server is active.")
 
@@ -124,7 +135,7 @@ class LndCheckup:
         invoices, known = await self._invoices(permissions)
         yield invoices
         if not known:
-            yield _not_checked("everything else", "It needs a macaroon that LND takes.")
+            yield checkup.not_checked("everything else", "It needs a macaroon that LND takes.")
             return
         yield await self._spending(permissions)
         async for check in self._information():
@@ -132,7 +143,7 @@ class LndCheckup:
         yield await self._capacity()
         if invoices.verdict is Verdict.FAILURE:
             why = "The macaroon does not allow it."
-            yield _not_checked("an invoice, the clock, the stream", why, _use_another())
+            yield checkup.not_checked("an invoice, the clock, the stream", why, _use_another())
             return
         async for check in self._invoice():
             yield check
@@ -179,18 +190,18 @@ class LndCheckup:
             return Check(name, Verdict.WARNING, seen, meaning, _use_another())
         if leave is _Leave.DENIED:
             return Check(name, Verdict.OK, "The macaroon cannot spend.")
-        return _not_checked(name, f"LND says: {said}.")
+        return checkup.not_checked(name, f"LND says: {said}.")
 
     async def _leave(self, call: "_Call", request: Message) -> tuple[_Leave, str]:
         """Whether the macaroon allows a call that does nothing, and LND's words."""
         try:
             await self._ask(call, request, "a permission")
         except PermissionDenied as refusal:
-            return _Leave.DENIED, _said(refusal)[0]
+            return _Leave.DENIED, checkup.said(refusal)[0]
         except CredentialsRefused as refusal:
-            return _Leave.MACAROON_REFUSED, _said(refusal)[0]
+            return _Leave.MACAROON_REFUSED, checkup.said(refusal)[0]
         except NodeUnavailable as refusal:
-            said, code = _said(refusal)
+            said, code = checkup.said(refusal)
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, None):
                 return _Leave.UNKNOWN, said
         return _Leave.GIVEN, ""
@@ -204,45 +215,29 @@ class LndCheckup:
             for name in ("version", "chain"):
                 yield _unasked(name, refusal, "info:read")
             return
-        yield _version(info.version)
+        yield checkup.version("LND", info.version, minimum=VERSION_MIN, older=_OLDER)
         if info.synced_to_chain:
             yield Check("chain", Verdict.OK, f"It is synced, at block {info.block_height}.")
         else:
             seen = f"It is still catching up with the chain, at block {info.block_height}."
             yield Check("chain", Verdict.FAILURE, seen, "Payments to it may fail.", "Wait; see LND's log.")
         network = info.chains[0].network if info.chains else ""
-        if self.network in (None, network):
-            yield Check("network", Verdict.OK, f"It is on {network}.")
-        else:
-            seen = f"It is on {network}; the settings say {self.network}."
-            remedy = "Name the right node, or correct network in [[nodes]]."
-            yield Check("network", Verdict.FAILURE, seen, NO_INVOICES, remedy)
+        yield checkup.network(network, self.network)
 
     async def _capacity(self) -> Check:
         """Over channels that are up, and without what their peers must keep: LND's payers split payments."""
-        name = "receiving capacity"
         request = lnrpc.ListChannelsRequest(active_only=True)
         try:
             answer = await self._ask(self._lightning.ListChannels, request, "listing channels")
         except NodeUnavailable as refusal:
-            return _unasked(name, refusal, "offchain:read")
+            return _unasked("receiving capacity", refusal, "offchain:read")
         receivable = sats(
             sum(
                 max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat)
                 for channel in answer.channels
             )
         )
-        seen = f"It can receive {format_sats(receivable)} over {_channels(len(answer.channels))}."
-        get_more = "Buy or lease inbound capacity, spend from a channel, or see why peers are offline"
-        challenge, largest = self.demands.challenge, self.demands.largest
-        if receivable < challenge:
-            meaning = f"Nobody can pay even the smallest challenge, {format_sats(challenge)}."
-            return Check(name, Verdict.FAILURE, seen, meaning, f"{get_more}.")
-        if receivable < largest:
-            meaning = f"Invoices above that cannot be paid; up to {format_sats(largest)} are on offer."
-            remedy = f"{get_more}. Or lower maximum_sats in [sessions]."
-            return Check(name, Verdict.WARNING, seen, meaning, remedy)
-        return Check(name, Verdict.OK, seen)
+        return checkup.capacity(receivable, len(answer.channels), self.demands)
 
     # An invoice, and what it shows.
 
@@ -255,19 +250,21 @@ class LndCheckup:
                 invoice = await self.node.create_invoice(
                     self.demands.challenge,
                     preimage=secrets.token_bytes(32),
-                    memo=MEMO,
-                    expiry_seconds=INVOICE_SECONDS,
+                    memo=checkup.MEMO,
+                    expiry_seconds=checkup.INVOICE_SECONDS,
                 )
             except NodeUnavailable as refusal:
                 remedy = "Look at LND's log; check network in [[nodes]]."
-                yield Check("an invoice", Verdict.FAILURE, _sentence(refusal), NO_INVOICES, remedy)
-                yield _not_checked("clock", "No invoice was made.")
+                yield Check("an invoice", Verdict.FAILURE, checkup.sentence(refusal), NO_INVOICES, remedy)
+                yield checkup.not_checked("clock", "No invoice was made.")
                 yield await _stream(stream, spoken_to=False)
                 return
             made_before_ms = self.clock.now_ms()
             told = await _stream(stream, spoken_to=True)
             yield await self._cancelled(invoice)
-            yield _clock(read_bolt11(invoice.payment_request).created_at, made_after_ms, made_before_ms)
+            yield checkup.clock(
+                read_bolt11(invoice.payment_request).created_at, made_after_ms, made_before_ms
+            )
             yield told
         finally:
             stream.cancel()
@@ -287,13 +284,18 @@ class LndCheckup:
         try:
             await self._ask(stub.CancelInvoice, request, "cancelling an invoice")
         except NodeUnavailable as refusal:
-            said, _ = _said(refusal)
+            said, _ = checkup.said(refusal)
             seen = f"{made}; it cannot be cancelled ({said}) and expires by itself in a minute."
         else:
             seen = f"{made} and cancelled."
         return Check("an invoice", Verdict.OK, seen)
 
     # Calls.
+
+    @property
+    def _server(self) -> Server:
+        found = self.credentials
+        return Server(_LND, found.address, found.tls_cert_file, found.tls_server_name)
 
     @property
     def _open(self) -> Channel:
@@ -306,7 +308,7 @@ class LndCheckup:
 
     async def _ask(self, call: "_Call", request: Message, action: str) -> Any:  # noqa: ANN401 - as above
         with map_grpc_errors(self.node.name, action):
-            return await call(request, timeout=CALL_SECONDS, metadata=self._open.metadata)
+            return await call(request, timeout=checkup.CALL_SECONDS, metadata=self._open.metadata)
 
 
 _Call = Callable[..., Awaitable[Any]]
@@ -327,85 +329,31 @@ def _lacking(permissions: Permissions | None) -> Iterator[str]:
         yield from (method for permission, method in _NEEDED if not permissions.allow(permission, method))
 
 
-def _version(text: str) -> Check:
-    found = re.match(r"v?([0-9]+)\.([0-9]+)", text)
-    shown = text.partition(" ")[0] or "unknown"
-    if found is None:
-        return _not_checked("version", f"It says {shown!r}.")
-    if (int(found[1]), int(found[2])) >= VERSION_MIN:
-        return Check("version", Verdict.OK, f"LND {shown}.")
-    meaning = "Payers notice nothing; LND 0.18.5 and earlier have known ways to lose funds."
-    return Check("version", Verdict.WARNING, f"LND {shown}.", meaning, "Upgrade LND to 0.19 or later.")
-
-
-def _clock(created_at: int, after_ms: int, before_ms: int) -> Check:
-    """The invoice's time, in whole seconds, against ours before and after it was made."""
-    ahead = created_at - before_ms // 1000
-    behind = after_ms // 1000 - created_at
-    seconds = max(ahead, behind, 0)
-    seen = f"The node's clock is {seconds} s {'ahead of' if ahead > 0 else 'behind'} this host's."
-    remedy = "Let both hosts set their clocks by NTP."
-    if seconds > CLOCK_FAILURE_SECONDS:
-        meaning = "Wallets take new invoices for expired."
-        if ahead > 0:
-            meaning = "Wallets pay invoices long after payers were told that they expire, or refuse them."
-        return Check("clock", Verdict.FAILURE, seen, meaning, remedy)
-    if seconds > CLOCK_WARNING_SECONDS:
-        meaning = "Invoices expire at another time than payers are told."
-        return Check("clock", Verdict.WARNING, seen, meaning, remedy)
-    return Check("clock", Verdict.OK, "The node's clock and this host's agree.")
-
-
 async def _stream(stream: asyncio.Task[None], *, spoken_to: bool) -> Check:
     """What came of the stream; `spoken_to`: an invoice was made while it was open, which it announces."""
     name = "stream of settlements"
-    late = "Payments are found by look-ups, seconds or minutes late."
     remedy = "Look for a proxy between here and LND that cuts or buffers streams."
     await asyncio.wait({stream}, timeout=STREAM_SPEAKS_SECONDS)
     if not stream.done():
         if spoken_to:
             seen = "It is open and says nothing of an invoice that was just made."
-            return Check(name, Verdict.WARNING, seen, late, remedy)
+            return Check(name, Verdict.WARNING, seen, checkup.LATE, remedy)
         return Check(name, Verdict.OK, "It opened and stayed open.")
     error = stream.exception()
     if error is None:
         return Check(name, Verdict.OK, "It is open and told of the invoice at once.")
     if not isinstance(error, NodeUnavailable):
         raise error
-    return Check(name, Verdict.FAILURE, _sentence(error), late, remedy)
-
-
-def _channels(count: int) -> str:
-    return "1 channel that is up" if count == 1 else f"{count} channels that are up"
+    return Check(name, Verdict.FAILURE, checkup.sentence(error), checkup.LATE, remedy)
 
 
 def _use_another() -> str:
     return f"Bake one, and name it in macaroon_file: {BAKE}"
 
 
-def _not_checked(name: str, why: str, remedy: str = "") -> Check:
-    return Check(name, Verdict.NOT_CHECKED, why, remedy=remedy)
-
-
 def _unasked(name: str, refusal: NodeUnavailable, permission: str) -> Check:
     """A line that needs a permission, and why it was not checked."""
-    said, _ = _said(refusal)
+    said, _ = checkup.said(refusal)
     if isinstance(refusal, PermissionDenied):
-        return _not_checked(name, f"The macaroon does not allow {permission}.", _use_another())
-    return _not_checked(name, f"LND says: {said}.")
-
-
-def _said(refusal: NodeUnavailable) -> tuple[str, grpc.StatusCode | None]:
-    """The node's own words, and their code; None when there was no answer."""
-    cause = refusal.__cause__
-    if isinstance(cause, grpc.aio.AioRpcError):
-        return (cause.details() or cause.code().name).strip().rstrip(".")[:200], cause.code()
-    return refusal.message.rstrip("."), None
-
-
-def _sentence(refusal: NodeUnavailable) -> str:
-    return _capital(refusal.message)
-
-
-def _capital(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+        return checkup.not_checked(name, f"The macaroon does not allow {permission}.", _use_another())
+    return checkup.not_checked(name, f"LND says: {said}.")
