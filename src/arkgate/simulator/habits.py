@@ -19,7 +19,7 @@ class NodeState(Enum):
 
 
 class Lie(Enum):
-    """In which point AddInvoice's answer is not what was asked for."""
+    """In which point the answer with a new invoice is not what was asked for."""
 
     NONE = "none"
     PAYMENT_HASH = "payment_hash"
@@ -74,6 +74,8 @@ class Habits:
     """Services that this LND was built without: `invoicesrpc`."""
     overpay_msat: int = 0
     """Payer: how much is paid above what the invoice asks for (negative: less)."""
+    overpaid_times_max: int = 0
+    """Payee: a payment of more than so many times the invoice is failed; 0 takes anything."""
     parts: int = 1
     """Payer: in how many HTLCs a payment arrives."""
 

@@ -8,7 +8,6 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
 import grpc
 
@@ -25,7 +24,8 @@ from arkgate._proto.lnd import (
     verrpc_pb2_grpc,
 )
 from arkgate.simulator import credentials
-from arkgate.simulator.habits import VERSION, Habits, NodeState
+from arkgate.simulator.daemon import Context, SimulatedDaemon, abort, leave
+from arkgate.simulator.habits import VERSION, NodeState
 from arkgate.simulator.messages import (
     decoded_message,
     invoice_message,
@@ -34,7 +34,7 @@ from arkgate.simulator.messages import (
 )
 from arkgate.simulator.network import Network, Refused, lying_answer
 from arkgate.simulator.records import InvoiceRow
-from arkgate.simulator.serving import LOOPBACK, PortTaken
+from arkgate.simulator.serving import LOOPBACK
 
 STREAM_EVENTS_MAX = 100_000
 _STATE_POLL_SECONDS = 0.02
@@ -75,28 +75,17 @@ _WALLET_STATES = {
     NodeState.STARTING: stateservice_pb2.UNLOCKED,
     NodeState.ACTIVE: stateservice_pb2.SERVER_ACTIVE,
 }
-# LND answers pings that come every 5 seconds while a call is open, and hangs up on faster ones.
-_OPTIONS = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-    ("grpc.keepalive_permit_without_calls", 0),
-)
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class SimulatedNode:
-    """One simulated LND. Turn `habits` while it runs; `stop` and `start` are a restart of the daemon."""
+class SimulatedNode(SimulatedDaemon):
+    """One simulated LND."""
 
     def __init__(self, network: Network, name: str, *, data_dir: Path, port: int = 0) -> None:
-        self.network = network
-        self.name = name
-        self.peer = network.join(name)
-        self.port = port
+        super().__init__(network, name, data_dir=data_dir, port=port)
         self.macaroon_key = credentials.macaroon_key(self.peer.key.secret)
         self.root_keys = {credentials.ROOT_KEY_ID: self.macaroon_key}
         """The root keys of macaroons by their ids; one that is taken away revokes what was baked with it."""
-        self.credentials = credentials.issue(data_dir / name, self.macaroon_key)
+        self.credentials = credentials.issue(self.data_dir, self.macaroon_key)
         self.hidden: set[bytes] = set()
         """Payment hashes whose settlement no stream reports."""
         self.streams_opened = 0
@@ -107,51 +96,25 @@ class SimulatedNode:
         self.cut_politely = False
         """How streams that are cut now end."""
         self._streams: set[asyncio.Queue[InvoiceRow | None]] = set()
-        self._server: grpc.aio.Server | None = None
         self.peer.listeners.append(self._announce)
 
-    @property
-    def habits(self) -> Habits:
-        """The node's switches."""
-        return self.peer.habits
-
-    @property
-    def address(self) -> str:
-        """Where its gRPC listens: host and port."""
-        return f"{LOOPBACK}:{self.port}"
-
-    @property
-    def public_key(self) -> str:
-        """The node's identity, hex."""
-        return self.peer.public_key
-
-    async def start(self) -> None:
-        """Listens; after `stop`, on the same port with the same certificate. Raises PortTaken."""
-        server = grpc.aio.server(options=_OPTIONS)
+    def add_services(self, server: grpc.aio.Server) -> None:
+        """See `SimulatedDaemon`."""
         lightning_pb2_grpc.add_LightningServicer_to_server(_Lightning(self), server)
         router_pb2_grpc.add_RouterServicer_to_server(_Router(self), server)
         if "invoicesrpc" not in self.habits.parts_missing:
             invoices_pb2_grpc.add_InvoicesServicer_to_server(_Invoices(self), server)
         stateservice_pb2_grpc.add_StateServicer_to_server(_State(self), server)
         verrpc_pb2_grpc.add_VersionerServicer_to_server(_Versioner(self), server)
-        key, certificate = (
-            self.credentials.tls_key.read_bytes(),
-            self.credentials.tls_cert.read_bytes(),
-        )
-        try:
-            self.port = server.add_secure_port(
-                self.address, grpc.ssl_server_credentials([(key, certificate)])
-            )
-        except RuntimeError as exc:
-            raise PortTaken(self.port, f"the simulated {self.name} node") from exc
-        await server.start()
-        self._server = server
 
-    async def stop(self) -> None:
-        """Stops listening and breaks every call; invoices and payments stay."""
-        if self._server is not None:
-            await self._server.stop(grace=None)
-            self._server = None
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """See `SimulatedDaemon`."""
+        found = self.credentials
+        return grpc.ssl_server_credentials([(found.tls_key.read_bytes(), found.tls_cert.read_bytes())])
+
+    def renew_certificate(self) -> None:
+        """See `SimulatedDaemon`."""
+        credentials.make_certificate(self.credentials)
 
     def cut_streams(self, *, politely: bool = False) -> int:
         """Ends every open SubscribeInvoices, with UNAVAILABLE or as if all were said; answers how many."""
@@ -171,26 +134,6 @@ class SimulatedNode:
     def collect_garbage(self) -> int:
         """Forgets canceled and expired invoices, as LND's garbage collection does; answers how many."""
         return self.network.collect_garbage(self.peer)
-
-    def fill_with_old_invoices(self, count: int, *, age_seconds: float) -> None:
-        """Many settled invoices of somebody else, made that long ago."""
-        self.network.fill(self.peer, count, created_at=int(self.network.now_at(self.peer) - age_seconds))
-
-    def cancel(self, payment_hash: bytes) -> None:
-        """Cancels an open invoice."""
-        self.network.cancel(self.peer, payment_hash)
-
-    def add_foreign_invoice(self, amount_msat: int, *, memo: str = "another shop's order 7") -> InvoiceRow:
-        """An invoice that another application made on this node."""
-        return self.network.add_invoice(self.peer, amount_msat=amount_msat, memo=memo)
-
-    def receive_keysend(self, amount_msat: int, *, memo: str = "") -> InvoiceRow:
-        """A payment that came without an invoice."""
-        return self.network.receive_keysend(self.peer, amount_msat=amount_msat, memo=memo)
-
-    def invoice(self, payment_hash: bytes) -> InvoiceRow | None:
-        """The node's own record of an invoice."""
-        return self.peer.invoice(payment_hash)
 
     def bake(self, *permissions: str, root_key_id: str = credentials.ROOT_KEY_ID) -> bytes:
         """A macaroon with these permissions, binary; a root key that is new is made."""
@@ -258,8 +201,7 @@ class SimulatedNode:
 
     def channel_balance(self) -> lightning_pb2.ChannelBalanceResponse:
         """The answer of ChannelBalance: what was received, less what the node's owner took away."""
-        received = sum(row.paid_msat for row in self.peer.invoices.values() if row.settled)
-        local = max(0, received - self.habits.taken_away_msat)
+        local = self.received_msat
         remote = self.habits.remote_sats
         return lightning_pb2.ChannelBalanceResponse(
             local_balance=lightning_pb2.Amount(sat=local // 1000, msat=local),
@@ -322,11 +264,6 @@ class SimulatedNode:
             stream.put_nowait(row)
 
 
-async def _abort(context: Context, refused: Refused) -> NoReturn:
-    await context.abort(refused.code, refused.text)
-    raise AssertionError("abort raises")
-
-
 async def _enter(node: SimulatedNode, method: str, context: Context) -> None:
     """What comes before every call: state, macaroon, and the delay or failure that a test asked for."""
     delay = node.habits.delay_seconds(method)
@@ -340,13 +277,7 @@ async def _enter(node: SimulatedNode, method: str, context: Context) -> None:
     try:
         node.check(method, macaroons)
     except Refused as refused:
-        await _abort(context, refused)
-
-
-async def _leave(node: SimulatedNode, method: str, context: Context) -> None:
-    """Loses the answer of a call that was carried out, when a test asked for that."""
-    if method in node.habits.lost_answers:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        await abort(context, refused)
 
 
 class _Lightning(lightning_pb2_grpc.LightningServicer):
@@ -370,8 +301,8 @@ class _Lightning(lightning_pb2_grpc.LightningServicer):
                 private=request.private,
             )
         except Refused as refused:
-            await _abort(context, refused)
-        await _leave(node, "AddInvoice", context)
+            await abort(context, refused)
+        await leave(node, "AddInvoice", context)
         payment_hash, text = lying_answer(node.peer, row)
         return lightning_pb2.AddInvoiceResponse(
             r_hash=payment_hash,
@@ -387,10 +318,10 @@ class _Lightning(lightning_pb2_grpc.LightningServicer):
         payment_hash = request.r_hash or _from_hex(request.r_hash_str)
         if len(payment_hash) not in (0, 32):
             text = f"payment hash must be exactly 32 bytes, is instead {len(payment_hash)}"
-            await _abort(context, Refused(text))
+            await abort(context, Refused(text))
         row = self._node.invoice(payment_hash)
         if row is None:
-            await _abort(context, Refused("unable to locate invoice", grpc.StatusCode.NOT_FOUND))
+            await abort(context, Refused("unable to locate invoice", grpc.StatusCode.NOT_FOUND))
         return self._node.describe(row)
 
     async def ListInvoices(
@@ -421,7 +352,7 @@ class _Lightning(lightning_pb2_grpc.LightningServicer):
         try:
             return decoded_message(self._node.network.read(request.pay_req))
         except Refused as refused:
-            await _abort(context, refused)
+            await abort(context, refused)
 
     async def GetInfo(
         self, request: lightning_pb2.GetInfoRequest, context: Context
@@ -459,9 +390,9 @@ class _Invoices(invoices_pb2_grpc.InvoicesServicer):
         await _enter(self._node, "CancelInvoice", context)
         row = self._node.invoice(request.payment_hash)
         if row is None:
-            await _abort(context, Refused("unable to locate invoice"))
+            await abort(context, Refused("unable to locate invoice"))
         if row.settled:
-            await _abort(context, Refused("invoice already settled"))
+            await abort(context, Refused("invoice already settled"))
         self._node.cancel(request.payment_hash)
         return invoices_pb2.CancelInvoiceResp()
 
@@ -482,8 +413,8 @@ class _Router(router_pb2_grpc.RouterServicer):
                 allow_self_payment=request.allow_self_payment,
             )
         except Refused as refused:
-            await _abort(context, refused)
-        await _leave(self._node, "SendPaymentV2", context)
+            await abort(context, refused)
+        await leave(self._node, "SendPaymentV2", context)
         if not request.no_inflight_updates:
             yield payment_message(payment)
         yield payment_message(await self._node.network.finished(self._node.peer, payment.payment_hash))
@@ -495,7 +426,7 @@ class _Router(router_pb2_grpc.RouterServicer):
         try:
             payment = await self._node.network.finished(self._node.peer, request.payment_hash)
         except Refused as refused:
-            await _abort(context, refused)
+            await abort(context, refused)
         yield payment_message(payment)
 
 

@@ -217,6 +217,10 @@ class Network:
         if not row.settled:
             self._keep(peer, replace(row, canceled=True))
 
+    def forget(self, peer: Peer, payment_hash: bytes) -> None:
+        """Takes an invoice out of the node's knowledge, whatever its state."""
+        self._keep(peer, replace(peer.invoices[payment_hash], collected=True))
+
     def collect_garbage(self, peer: Peer) -> int:
         """Forgets canceled and expired invoices; answers how many."""
         canceled = [
@@ -339,7 +343,8 @@ class Network:
         invoice = payee.invoice(payment.payment_hash)
         if invoice is None or invoice.settled or invoice.canceled_at(self.now_at(payee)):
             return self._fail(payer, payment, "FAILURE_REASON_INCORRECT_PAYMENT_DETAILS")
-        if payment.amount_msat < invoice.amount_msat:
+        most = invoice.amount_msat * payee.habits.overpaid_times_max
+        if payment.amount_msat < invoice.amount_msat or (most and payment.amount_msat > most):
             return self._fail(payer, payment, "FAILURE_REASON_INCORRECT_PAYMENT_DETAILS")
         paid = replace(payment, status=PaymentStatus.SUCCEEDED.value, preimage=invoice.preimage)
         if payee.habits.settlement_lag_seconds > 0:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from arkgate.simulator import wallet
 from arkgate.simulator.chat import MODELS_DEFAULT, SimulatedChat
+from arkgate.simulator.cln import SimulatedCln
+from arkgate.simulator.daemon import SimulatedDaemon
 from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.network import Network
 from arkgate.simulator.rest import rest
@@ -29,6 +31,8 @@ class Simulation:
     payer_rest_port: int
     spares: Sequence[SimulatedNode]
     """Further nodes of the gate's owner."""
+    clns: Sequence[SimulatedCln]
+    """Core Lightnings of the gate's owner."""
 
     @property
     def payer_rest_url(self) -> str:
@@ -69,6 +73,7 @@ class Simulation:
         chat_api_key: str | None = None,
         settle_delay_seconds: float = 0.05,
         spares: Sequence[str] = (),
+        clns: Sequence[str] = (),
     ) -> AsyncIterator["Simulation"]:
         """Runs until the block ends; port 0 takes any free one. Raises PortTaken, which names the port.
 
@@ -81,8 +86,10 @@ class Simulation:
             payer = SimulatedNode(network, PAYER, data_dir=data_dir, port=payer_port)
             payer.habits.settle_delay_seconds = settle_delay_seconds
             others = [SimulatedNode(network, name, data_dir=data_dir) for name in spares]
+            lightnings = [SimulatedCln(network, name, data_dir=data_dir) for name in clns]
             network.resume()
-            for node in (gate, payer, *others):
+            daemons: list[SimulatedDaemon] = [gate, payer, *others, *lightnings]
+            for node in daemons:
                 await node.start()
                 stack.push_async_callback(node.stop)
             bound = await stack.enter_async_context(
@@ -98,4 +105,5 @@ class Simulation:
                 chat=chat,
                 payer_rest_port=bound,
                 spares=others,
+                clns=lightnings,
             )
