@@ -15,6 +15,8 @@ import uvloop
 
 from arkgate import app, settings
 from arkgate.core.ledger import Finding
+from arkgate.simulator.cln import SimulatedCln
+from arkgate.simulator.daemon import SimulatedDaemon
 from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.simulation import Simulation
 from arkgate.store import is_postgres, read_store
@@ -42,15 +44,17 @@ def write_settings(
     port: int,
     operator_port: int,
     extra: Mapping[str, str] | None = None,
+    nodes: Sequence[SimulatedDaemon] = (),
 ) -> Path:
     """Writes a configuration for the simulation; `extra` adds lines to tables, by the table's header.
 
-    What it adds to the nodes' table concerns the first.
+    What it adds to the nodes' table concerns the first. Names all nodes of the gate's owner, or `nodes`.
     """
+    first, *others = nodes or [simulation.gate, *simulation.spares, *simulation.clns]
     tables = {
         "[gateway]": f'listen = "127.0.0.1:{port}"\noperator_listen = "127.0.0.1:{operator_port}"',
         "[store]": "log_megabytes = 1",
-        "[[nodes]]": _node(simulation.gate, 0),
+        "[[nodes]]": _node(first, 0),
         "[backend]": f'url = "{simulation.chat.url}"\nmodel = "{MODEL}"',
         "[[services]]": "",
         "[l402]": "",
@@ -60,14 +64,28 @@ def write_settings(
     }
     for header, lines in (extra or {}).items():
         tables[header] = _overridden(tables[header], lines)
-    spares = [("[[nodes]]", _node(node, number)) for number, node in enumerate(simulation.spares, start=1)]
+    spares = [("[[nodes]]", _node(node, number)) for number, node in enumerate(others, start=1)]
     path.write_text("".join(f"{header}\n{lines}\n\n" for header, lines in [*tables.items(), *spares]))
     return path
 
 
-def _node(node: SimulatedNode, number: int) -> str:
+def _node(node: SimulatedDaemon, number: int) -> str:
     return (
         f'name = "{node.name}"\nnumber = {number}\naddress = "{node.address}"\nnetwork = "regtest"\n'
+        + _files(node)
+    )
+
+
+def _files(node: SimulatedDaemon) -> str:
+    """The lines that say what a node is and what opens it."""
+    if isinstance(node, SimulatedCln):
+        return (
+            f'kind = "cln"\nca_cert_file = "{node.credentials.ca}"\n'
+            f'client_cert_file = "{node.credentials.client}"\n'
+            f'client_key_file = "{node.credentials.client_key}"'
+        )
+    assert isinstance(node, SimulatedNode)
+    return (
         f'tls_cert_file = "{node.credentials.tls_cert}"\n'
         f'macaroon_file = "{node.credentials.invoice_macaroon}"'
     )
@@ -174,13 +192,14 @@ async def staged(
     extra: Mapping[str, str] | None = None,
     simulation: Simulation | None = None,
     limits: ProtocolLimits | None = None,
+    nodes: Sequence[SimulatedDaemon] = (),
     before: Callable[[Simulation], Awaitable[None]] | None = None,
     around: Callable[[Any], Any] | None = None,
 ) -> AsyncIterator[Stage]:
     """Runs a gateway in `directory`; a second one there goes on with the first one's books.
 
-    `simulation` lets it outlive the gateway; `before` runs when the simulation is up and the gateway
-    is not; `around` is put around the public application.
+    `simulation` lets it outlive the gateway; `nodes` are those of its settings, instead of all; `before`
+    runs when the simulation is up and the gateway is not; `around` is put around the public application.
     """
     async with contextlib.AsyncExitStack() as stack:
         if simulation is None:
@@ -201,6 +220,7 @@ async def staged(
             port=public.getsockname()[1],
             operator_port=operator.getsockname()[1],
             extra=extra,
+            nodes=nodes,
         )
         loaded = settings.load(file)
         stop = asyncio.Event()

@@ -114,6 +114,44 @@ def test_several_nodes_keep_their_order_names_and_numbers(tmp_path: Path) -> Non
     assert [(node.name, node.number) for node in loaded.nodes] == [("first", 7), ("second", 2)]
 
 
+CORE_LIGHTNING = """[[nodes]]
+kind = "cln"
+ca_cert_file = "ca.pem"
+client_cert_file = "client.pem"
+client_key_file = "client-key.pem"
+"""
+
+
+def as_core_lightning(directory: Path) -> str:
+    """The good configuration with a Core Lightning in place of the LND."""
+    for name in ("ca.pem", "client.pem", "client-key.pem"):
+        (directory / name).write_text("content\n")
+    text = without("tls_cert_file")(without("macaroon_file")(GOOD))
+    return text.replace("[[nodes]]\n", CORE_LIGHTNING)
+
+
+def test_a_core_lightning_has_files_of_its_own_and_its_own_name(tmp_path: Path) -> None:
+    (node,) = settings.load(written(tmp_path, as_core_lightning(tmp_path))).nodes
+
+    assert (node.kind, node.name, node.tls_server_name) == ("cln", "cln", "cln")
+    assert dict(node.files) == {
+        "ca_cert_file": tmp_path / "ca.pem",
+        "client_cert_file": tmp_path / "client.pem",
+        "client_key_file": tmp_path / "client-key.pem",
+    }
+
+
+def test_a_core_lightning_with_a_macaroon_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    text = added("[[nodes]]", 'macaroon_file = "invoice.macaroon"')(as_core_lightning(tmp_path))
+
+    assert problems(tmp_path, text) == [
+        (
+            '[[nodes]] macaroon_file is a setting of kind = "lnd"; a node of kind "cln" has '
+            "ca_cert_file and client_cert_file and client_key_file."
+        )
+    ]
+
+
 REFUSED: dict[str, tuple[Change, str]] = {
     "a misspelt setting": (
         added("[gateway]", 'listn = "127.0.0.1:1"'),
@@ -183,7 +221,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
         added("[[nodes]]", 'address = "127.0.0.1:70000"'),
         "[[nodes]] address must be host:port, like 127.0.0.1:10009.",
     ),
-    "an unknown kind of node": (added("[[nodes]]", 'kind = "cln"'), "[[nodes]] kind must be one of lnd"),
+    "an unknown kind of node": (added("[[nodes]]", 'kind = "eclair"'), "[[nodes]] kind must be one of lnd"),
+    "a file of another kind of node": (
+        added("[[nodes]]", 'ca_cert_file = "ca.pem"'),
+        'is a setting of kind = "cln"; a node of kind "lnd" has tls_cert_file and macaroon_file.',
+    ),
     "an unknown network": (
         added("[[nodes]]", 'network = "main"'),
         "[[nodes]] network must be one of mainnet, testnet, signet, regtest, simnet.",

@@ -26,7 +26,6 @@ from arkgate.gateway.serve import CallTerms, Gateway
 from arkgate.gateway.sessions import Sessions
 from arkgate.gateway.sweep import Sweep
 from arkgate.nodes import NODE_KINDS
-from arkgate.nodes.channel import NodeCredentials
 from arkgate.ports import Backend, Clock, Duties, Ledger, PaymentNode, Statements
 from arkgate.settings import NodeSettings, Settings
 from arkgate.settings_table import Address
@@ -198,10 +197,11 @@ async def _drain(calls: Calls, seconds: float) -> None:
 
 
 def _node(settings: NodeSettings, clock: Clock) -> PaymentNode:
-    credentials = NodeCredentials(
-        settings.address, settings.tls_cert_file, settings.macaroon_file, settings.tls_server_name
+    kind = NODE_KINDS[settings.kind]
+    credentials = kind.credentials(
+        address=settings.address, tls_server_name=settings.tls_server_name, **settings.files
     )
-    return NODE_KINDS[settings.kind](
+    return kind.build(
         settings.name,
         settings.number,
         credentials,

@@ -45,8 +45,8 @@ class NodeSettings:
     name: str
     number: int
     address: str
-    tls_cert_file: Path
-    macaroon_file: Path
+    files: Mapping[str, Path]
+    """What opens it, by the names of the settings."""
     tls_server_name: str | None
     network: str | None
     minimum: Msat
@@ -182,7 +182,7 @@ class _Reader:
     def _nodes(self) -> tuple[NodeSettings, ...]:
         tables = self._document.tables("nodes")
         if not tables:
-            self._problems.append("There is no [[nodes]] entry: name the LND that makes the invoices.")
+            self._problems.append("There is no [[nodes]] entry: name the node that makes the invoices.")
         nodes = tuple(self._node(table, alone=len(tables) == 1) for table in tables)
         numbers = [node.number for node, table in zip(nodes, tables, strict=True) if "number" in table.given]
         for name, values in (("name", [node.name for node in nodes]), ("number", numbers)):
@@ -199,14 +199,15 @@ class _Reader:
                 f"{table.where} number is missing: it stands in every credential that the node's invoices "
                 "pay for. Give each node one that it keeps for ever; the first one you had is 0."
             )
+        word = table.one_of("kind", tuple(NODE_KINDS), "lnd")
+        kind = NODE_KINDS[word]
         node = NodeSettings(
-            kind=table.one_of("kind", tuple(NODE_KINDS), "lnd"),
-            name=table.matching("name", _NODE_NAME, "lnd"),
+            kind=word,
+            name=table.matching("name", _NODE_NAME, word),
             number=int(table.number("number", 0, 0, 0xFFFF)),
             address=table.text("address"),
-            tls_cert_file=table.file("tls_cert_file"),
-            macaroon_file=table.file("macaroon_file"),
-            tls_server_name=table.text("tls_server_name", "") or None,
+            files={name: table.file(name) for name in kind.files},
+            tls_server_name=table.text("tls_server_name", kind.tls_server_name) or None,
             network=table.one_of("network", (*NETWORKS, ""), "") or None,
             minimum=sats(int(table.number("minimum_sats", 1, 1, 1_000_000))),
             maximum=sats(int(table.number("maximum_sats", 1_000_000, 1, 100_000_000))),
@@ -216,7 +217,7 @@ class _Reader:
             self._problems.append(f"{table.where} address must be host:port, like 127.0.0.1:10009.")
         if node.minimum > node.maximum:
             self._problems.append(f"{table.where} minimum_sats is above maximum_sats.")
-        table.refuse_unknown()
+        table.refuse_unknown(_of_other_kinds(word))
         return node
 
     def _backend(self, table: "_Table", total_timeout: float) -> BackendSettings | None:
@@ -312,6 +313,17 @@ class _Reader:
         )
         table.refuse_unknown()
         return limits
+
+
+def _of_other_kinds(word: str) -> Mapping[str, str]:
+    """The files that only other kinds of node have, with what is said where one is named."""
+    own = NODE_KINDS[word].files
+    return {
+        name: f'is a setting of kind = "{other}"; a node of kind "{word}" has {" and ".join(own)}'
+        for other, kind in NODE_KINDS.items()
+        for name in kind.files
+        if name not in own
+    }
 
 
 def _names_a_database(url: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -232,9 +233,11 @@ class Table:
                 self._wrong(name, f"holds {entry!r}, which is not an address or a network")
         return tuple(found)
 
-    def refuse_unknown(self) -> None:
+    def refuse_unknown(self, known_elsewhere: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Notes every name that was not read; of one that is known elsewhere, what is said of it there."""
         for name in self.given:
-            if name not in self._known:
-                near = difflib.get_close_matches(name, self._known, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                self._wrong(name, f"is not a setting{hint}")
+            if name in self._known:
+                continue
+            near = difflib.get_close_matches(name, self._known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self._wrong(name, known_elsewhere.get(name, f"is not a setting{hint}"))

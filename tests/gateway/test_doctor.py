@@ -267,7 +267,7 @@ def test_amounts_that_leave_nothing_to_sell_are_said(
 def test_the_node_is_asked_for_the_largest_session_on_offer(tmp_path: Path) -> None:
     async def story(simulation: Simulation, loaded: settings.Settings) -> None:
         simulation.gate.habits.remote_sats = simulation.gate.habits.reserve_sats + 5_000
-        loaded.nodes[0].macaroon_file.write_bytes(
+        loaded.nodes[0].files["macaroon_file"].write_bytes(
             simulation.gate.bake("invoices:read", "invoices:write", "offchain:read")
         )
         found = await examined(loaded)
@@ -411,7 +411,7 @@ def test_settings_that_the_running_gateway_has_not_read_are_said(tmp_path: Path)
 def test_a_gateway_that_is_not_ready_says_which_part_is_missing(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         stage.simulation.gate.habits.synced = False
-        stage.settings.nodes[0].macaroon_file.write_bytes(
+        stage.settings.nodes[0].files["macaroon_file"].write_bytes(
             stage.simulation.gate.bake("invoices:read", "invoices:write", "info:read")
         )
         await stage.simulation.gate.stop()

@@ -15,7 +15,8 @@ from arkgate.core.money import sats
 from arkgate.nodes.channel import CredentialsRefused, NodeCredentials, PermissionDenied
 from arkgate.nodes.lnd import LISTED_BEYOND_SECONDS, PAGE_INVOICES, LndNode
 from arkgate.nodes.lnd_checkup import BAKE
-from arkgate.ports import Invoice
+from arkgate.ports import Invoice, NodeEvent
+from arkgate.simulator.habits import NodeState
 from arkgate.simulator.simulation import Simulation
 from arkgate.store.clock import SystemClock
 
@@ -293,5 +294,65 @@ def test_the_node_comes_back_within_a_moment_after_a_long_stop(tmp_path: Path) -
             return (await node.health()).ready
 
         await eventually(ready, 2)
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [(NodeState.WAITING, "starting"), (NodeState.LOCKED, "locked"), (NodeState.STARTING, "starting")],
+)
+def test_a_node_that_has_not_started_says_how_far_it_is(tmp_path: Path, state: NodeState, word: str) -> None:
+    async def story(simulation: Simulation, node: LndNode) -> None:
+        simulation.gate.habits.state = state
+        health = await node.health()
+        with pytest.raises(NodeUnavailable):
+            await invoice_of(node)
+
+        assert (health.ready, health.state) == (False, word)
+        simulation.gate.habits.state = NodeState.ACTIVE
+        assert (await node.health()).ready
+
+    play(tmp_path, story)
+
+
+def test_the_least_macaroon_is_enough_and_the_network_comes_from_an_invoice(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, node: LndNode) -> None:
+        before = await node.health()
+        await invoice_of(node)
+        after = await node.health()
+
+        assert (before.ready, before.network) == (True, "")
+        assert (after.ready, after.network) == (True, "regtest")
+        assert await node.holdings() is None
+
+    play(tmp_path, story)
+
+
+def test_a_stream_that_the_node_ends_is_no_failure(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, node: LndNode) -> None:
+        async def ended() -> list[NodeEvent]:
+            return [event async for event in node.events(Cursor())]
+
+        async def streaming() -> bool:
+            return simulation.gate.open_streams > 0
+
+        stream = asyncio.create_task(ended())
+        await eventually(streaming)
+        simulation.gate.cut_streams(politely=True)
+
+        assert await stream == []
+
+    play(tmp_path, story)
+
+
+def test_a_forged_macaroon_is_told_apart_from_a_node_that_is_down(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, node: LndNode) -> None:
+        macaroon_file(tmp_path).write_bytes(b"\x02\x01\x03lnd\x02\x01a\x00\x00\x06\x20" + b"\7" * 32)
+        health = await node.health()
+        with pytest.raises(NodeUnavailable):
+            await invoice_of(node)
+
+        assert (health.ready, health.state) == (False, "refused")
 
     play(tmp_path, story)

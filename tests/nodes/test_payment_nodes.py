@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -16,11 +17,14 @@ from tests.stage import eventually, run
 from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import Msat, sats
-from arkgate.nodes.channel import NodeCredentials
+from arkgate.nodes.channel import MutualTls, NodeCredentials
+from arkgate.nodes.cln import ClnNode
 from arkgate.nodes.lnd import LndNode
 from arkgate.ports import Holdings, Invoice, InvoiceStatus, NodeEvent, PaymentNode
-from arkgate.simulator import credentials
-from arkgate.simulator.habits import Lie, NodeState
+from arkgate.simulator.cln import SimulatedCln
+from arkgate.simulator.daemon import SimulatedDaemon
+from arkgate.simulator.habits import Lie
+from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.simulation import Simulation
 from arkgate.store.clock import SystemClock
 
@@ -29,36 +33,91 @@ PAGE_INVOICES = 3
 HOUR_MS = 3600 * 1000
 
 
-def _lnd(simulation: Simulation, macaroon: Path | None = None) -> LndNode:
-    files = simulation.gate.credentials
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of node, and what its daemon calls things."""
+
+    build: Callable[[SimulatedDaemon, Path | None], PaymentNode]
+    """An adapter of that daemon; the file holds its secret, in place of the one that is enough."""
+    daemon: Callable[[Simulation], SimulatedDaemon]
+    secret: Callable[[SimulatedDaemon], Path]
+    """The file that opens the daemon, and must be kept secret."""
+    everything: Callable[[SimulatedDaemon], Path]
+    """One that may ask everything."""
+    making: str
+    """The method that makes an invoice."""
+    looking_up: str
+    balance: str
+
+
+def _lnd(daemon: SimulatedDaemon, secret: Path | None) -> LndNode:
+    assert isinstance(daemon, SimulatedNode)
+    found = NodeCredentials(daemon.address, daemon.credentials.tls_cert, secret or _macaroon(daemon))
     return LndNode(
-        "gate",
-        7,
-        NodeCredentials(simulation.gate.address, files.tls_cert, macaroon or files.invoice_macaroon),
-        SystemClock(),
-        timeout_seconds=TIMEOUT_SECONDS,
-        page_invoices=PAGE_INVOICES,
+        "gate", 7, found, SystemClock(), timeout_seconds=TIMEOUT_SECONDS, page_invoices=PAGE_INVOICES
     )
 
 
-Build = Callable[[Simulation, Path | None], PaymentNode]
-KINDS: dict[str, Build] = {"lnd": _lnd}
-Story = Callable[[Simulation, PaymentNode], Awaitable[None]]
+def _macaroon(daemon: SimulatedDaemon) -> Path:
+    assert isinstance(daemon, SimulatedNode)
+    return daemon.credentials.invoice_macaroon
+
+
+def _cln(daemon: SimulatedDaemon, secret: Path | None) -> ClnNode:
+    assert isinstance(daemon, SimulatedCln)
+    files = daemon.credentials
+    found = MutualTls(daemon.address, files.ca, files.client, secret or files.client_key, "cln")
+    return ClnNode(
+        "gate", 7, found, SystemClock(), timeout_seconds=TIMEOUT_SECONDS, page_invoices=PAGE_INVOICES
+    )
+
+
+def _client_key(daemon: SimulatedDaemon) -> Path:
+    assert isinstance(daemon, SimulatedCln)
+    return daemon.credentials.client_key
+
+
+KINDS: dict[str, Kind] = {
+    "lnd": Kind(
+        build=_lnd,
+        daemon=lambda simulation: simulation.gate,
+        secret=_macaroon,
+        everything=lambda daemon: daemon.data_dir / "admin.macaroon",
+        making="AddInvoice",
+        looking_up="LookupInvoice",
+        balance="ChannelBalance",
+    ),
+    "cln": Kind(
+        build=_cln,
+        daemon=lambda simulation: simulation.clns[0],
+        secret=_client_key,
+        everything=_client_key,
+        making="Invoice",
+        looking_up="ListInvoices",
+        balance="ListFunds",
+    ),
+}
+Story = Callable[[Simulation, SimulatedDaemon, PaymentNode], Awaitable[None]]
 
 
 @pytest.fixture(params=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Build:
+def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-def play(tmp_path: Path, kind: Build, story: Story, *, macaroon: Path | None = None) -> None:
-    """Runs a story with a simulation and a node of that kind."""
+def play(
+    tmp_path: Path, kind: Kind, story: Story, *, secret: Path | None = None, everything: bool = False
+) -> None:
+    """Runs a story with a simulation, a daemon and a node of that kind, which may ask what is enough."""
 
     async def played() -> None:
-        async with Simulation.running(data_dir=tmp_path, settle_delay_seconds=0.001) as simulation:
-            node = kind(simulation, macaroon)
+        async with Simulation.running(
+            data_dir=tmp_path, settle_delay_seconds=0.001, clns=("lightning",)
+        ) as simulation:
+            daemon = kind.daemon(simulation)
+            node = kind.build(daemon, kind.everything(daemon) if everything else secret)
             try:
-                await story(simulation, node)
+                await story(simulation, daemon, node)
             finally:
                 await node.close()
 
@@ -96,9 +155,13 @@ async def first_event(node: PaymentNode) -> NodeEvent | None:
     return await anext(aiter(node.events(Cursor())), None)
 
 
-async def streaming(simulation: Simulation) -> None:
+async def no_stream(gate: SimulatedDaemon) -> bool:
+    return gate.open_streams == 0
+
+
+async def streaming(gate: SimulatedDaemon) -> None:
     async def is_open() -> bool:
-        return simulation.gate.open_streams > 0
+        return gate.open_streams > 0
 
     await eventually(is_open)
 
@@ -116,28 +179,28 @@ async def settled(events: list[NodeEvent], count: int) -> list[Settlement]:
     return found()
 
 
-def test_an_invoice_is_for_what_was_asked(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_an_invoice_is_for_what_was_asked(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         invoice = await invoice_of(node)
 
         assert invoice.node == "gate"
         assert invoice.amount == 50_000
         assert invoice.payment_request.startswith("lnbcrt500n1")
         assert invoice.expires_at_ms - invoice.created_at_ms in range(600_000, 601_001)
-        row = simulation.gate.invoice(invoice.payment_hash)
+        row = gate.invoice(invoice.payment_hash)
         assert row is not None
         assert (row.memo, row.amount_msat, row.private) == ("a call", 50_000, False)
 
     play(tmp_path, kind, story)
 
 
-def test_the_tag_at_the_end_of_a_long_memo_survives(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_the_tag_at_the_end_of_a_long_memo_survives(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         invoice = await node.create_invoice(
             sats(1), preimage=b"p" * 32, memo="ä" * 700 + "[the tag]", expiry_seconds=60
         )
 
-        row = simulation.gate.invoice(invoice.payment_hash)
+        row = gate.invoice(invoice.payment_hash)
         assert row is not None
         assert row.memo.endswith("ää[the tag]")
         assert len(row.memo.encode()) <= 639
@@ -145,12 +208,12 @@ def test_the_tag_at_the_end_of_a_long_memo_survives(tmp_path: Path, kind: Build)
     play(tmp_path, kind, story)
 
 
-def test_a_look_up_tells_open_settled_and_cancelled_apart(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_a_look_up_tells_open_settled_and_cancelled_apart(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         paid, unpaid, cancelled = [await invoice_of(node) for _ in range(3)]
         simulation.payer.habits.overpay_msat = 777
         await simulation.pay(paid.payment_request)
-        simulation.gate.cancel(cancelled.payment_hash)
+        gate.cancel(cancelled.payment_hash)
 
         status = await node.look_up(paid.payment_hash)
         assert status is not None
@@ -166,8 +229,8 @@ def test_a_look_up_tells_open_settled_and_cancelled_apart(tmp_path: Path, kind: 
     play(tmp_path, kind, story)
 
 
-def test_an_unknown_hash_is_none_and_no_failure(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_an_unknown_hash_is_none_and_no_failure(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         for _ in range(4):
             assert await node.look_up(secrets.token_bytes(32)) is None
         assert (await invoice_of(node)).amount == 50_000
@@ -175,11 +238,11 @@ def test_an_unknown_hash_is_none_and_no_failure(tmp_path: Path, kind: Build) -> 
     play(tmp_path, kind, story)
 
 
-def test_a_payment_without_invoice_settles_nothing(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_a_payment_without_invoice_settles_nothing(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         async with following(node) as events:
-            await streaming(simulation)
-            keysend = simulation.gate.receive_keysend(9_000, memo="for you")
+            await streaming(gate)
+            keysend = gate.receive_keysend(9_000, memo="for you")
             ours = await invoice_of(node)
             await simulation.pay(ours.payment_request)
 
@@ -193,9 +256,9 @@ def test_a_payment_without_invoice_settles_nothing(tmp_path: Path, kind: Build) 
     play(tmp_path, kind, story)
 
 
-def test_a_foreign_invoice_is_reported_with_its_own_memo(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        foreign = simulation.gate.add_foreign_invoice(5_000)
+def test_a_foreign_invoice_is_reported_with_its_own_memo(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        foreign = gate.add_foreign_invoice(5_000)
         await simulation.pay(foreign.payment_request)
 
         (settlement,) = await listed(node)
@@ -204,17 +267,15 @@ def test_a_foreign_invoice_is_reported_with_its_own_memo(tmp_path: Path, kind: B
     play(tmp_path, kind, story)
 
 
-def test_events_after_a_cursor_are_told_again_and_new_ones_as_they_happen(
-    tmp_path: Path, kind: Build
-) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_events_after_a_cursor_are_told_again_and_new_ones_as_they_happen(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         invoices = [await invoice_of(node) for _ in range(5)]
         for invoice in invoices[:4]:
             await simulation.pay(invoice.payment_request)
 
         async with following(node, Cursor(0, 2)) as events:
             await settled(events, 2)
-            await streaming(simulation)
+            await streaming(gate)
             await simulation.pay(invoices[4].payment_request)
             found = await settled(events, 3)
             assert [one.payment_hash for one in found] == [one.payment_hash for one in invoices[2:]]
@@ -223,24 +284,26 @@ def test_events_after_a_cursor_are_told_again_and_new_ones_as_they_happen(
     play(tmp_path, kind, story)
 
 
-def test_a_stream_that_is_cut_raises_and_a_new_one_works(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_a_stream_that_is_cut_raises_and_a_new_one_works(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         following_on = asyncio.create_task(first_event(node))
-        await streaming(simulation)
-        simulation.gate.cut_streams()
+        await streaming(gate)
+        gate.cut_streams()
         with pytest.raises(NodeUnavailable):
             await following_on
 
-        ended = asyncio.create_task(first_event(node))
-        await streaming(simulation)
-        simulation.gate.cut_streams(politely=True)
-        assert await ended is None
+        again = asyncio.create_task(first_event(node))
+        await streaming(gate)
+        invoice = await invoice_of(node)
+        await simulation.pay(invoice.payment_request)
+        event = await again
+        assert event is not None
 
     play(tmp_path, kind, story)
 
 
-def test_every_settled_invoice_is_listed_over_all_pages(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_every_settled_invoice_is_listed_over_all_pages(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         invoices = [await invoice_of(node) for _ in range(3 * PAGE_INVOICES)]
         paid = invoices[:: PAGE_INVOICES - 1]
         for invoice in reversed(paid):
@@ -254,27 +317,27 @@ def test_every_settled_invoice_is_listed_over_all_pages(tmp_path: Path, kind: Bu
 
 
 @pytest.mark.parametrize("lie", [lie for lie in Lie if lie is not Lie.NONE])
-def test_an_invoice_that_is_not_what_was_asked_for_is_refused(tmp_path: Path, kind: Build, lie: Lie) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_an_invoice_that_is_not_what_was_asked_for_is_refused(tmp_path: Path, kind: Kind, lie: Lie) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         await invoice_of(node)  # from which the node's network is known
-        simulation.gate.habits.lie = lie
+        gate.habits.lie = lie
         with pytest.raises(NodeUnavailable, match="returned an invoice for"):
             await invoice_of(node)
 
-        simulation.gate.habits.lie = Lie.NONE
+        gate.habits.lie = Lie.NONE
         assert (await invoice_of(node)).amount == 50_000
 
     play(tmp_path, kind, story)
 
 
-@pytest.mark.parametrize("method", ["AddInvoice", "LookupInvoice"])
-def test_a_slow_answer_is_not_waited_for(tmp_path: Path, kind: Build, method: str) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        simulation.gate.habits.delays_seconds[method] = 20
+@pytest.mark.parametrize("making", [True, False])
+def test_a_slow_answer_is_not_waited_for(tmp_path: Path, kind: Kind, making: bool) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        gate.habits.delays_seconds[kind.making if making else kind.looking_up] = 20
         loop = asyncio.get_running_loop()
         started = loop.time()
         with pytest.raises(NodeUnavailable) as refused:
-            await (invoice_of(node) if method == "AddInvoice" else node.look_up(b"\1" * 32))
+            await (invoice_of(node) if making else node.look_up(b"\1" * 32))
 
         assert loop.time() - started < TIMEOUT_SECONDS + 1
         assert refused.value.retry_after_seconds
@@ -282,13 +345,13 @@ def test_a_slow_answer_is_not_waited_for(tmp_path: Path, kind: Build, method: st
     play(tmp_path, kind, story)
 
 
-def test_a_lost_answer_is_a_refusal_and_is_not_repeated(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        simulation.gate.habits.lost_answers.add("AddInvoice")
+def test_a_lost_answer_is_a_refusal_and_is_not_repeated(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        gate.habits.lost_answers.add(kind.making)
         with pytest.raises(NodeUnavailable):
             await invoice_of(node)
 
-        assert len(simulation.gate.peer.invoices) == 1
+        assert len(gate.peer.invoices) == 1
 
     play(tmp_path, kind, story)
 
@@ -296,9 +359,9 @@ def test_a_lost_answer_is_a_refusal_and_is_not_repeated(tmp_path: Path, kind: Bu
 @pytest.mark.parametrize(
     "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.RESOURCE_EXHAUSTED]
 )
-def test_every_failure_is_a_refusal(tmp_path: Path, kind: Build, code: grpc.StatusCode) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        simulation.gate.habits.failures["*"] = code
+def test_every_failure_is_a_refusal(tmp_path: Path, kind: Kind, code: grpc.StatusCode) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        gate.habits.failures["*"] = code
         for call in (invoice_of(node), node.look_up(b"\1" * 32), listed(node)):
             with pytest.raises(NodeUnavailable):
                 await call
@@ -308,12 +371,12 @@ def test_every_failure_is_a_refusal(tmp_path: Path, kind: Build, code: grpc.Stat
     play(tmp_path, kind, story)
 
 
-def test_calls_and_streams_that_a_rebuilt_channel_breaks_are_refusals(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        simulation.gate.habits.failures["AddInvoice"] = grpc.StatusCode.UNAVAILABLE
-        simulation.gate.habits.delays_seconds["LookupInvoice"] = TIMEOUT_SECONDS - 0.1
+def test_calls_and_streams_that_a_rebuilt_channel_breaks_are_refusals(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        gate.habits.failures[kind.making] = grpc.StatusCode.UNAVAILABLE
+        gate.habits.delays_seconds[kind.looking_up] = TIMEOUT_SECONDS - 0.1
         stream = asyncio.create_task(first_event(node))
-        await streaming(simulation)
+        await streaming(gate)
         look_up = asyncio.create_task(node.look_up(b"\1" * 32))
         await asyncio.sleep(0.1)
         for _ in range(3):
@@ -327,11 +390,11 @@ def test_calls_and_streams_that_a_rebuilt_channel_breaks_are_refusals(tmp_path: 
     play(tmp_path, kind, story)
 
 
-def test_a_caller_that_is_cancelled_stays_cancelled(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        simulation.gate.habits.delays_seconds["AddInvoice"] = 20
+def test_a_caller_that_is_cancelled_stays_cancelled(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        gate.habits.delays_seconds[kind.making] = 20
         stream = asyncio.create_task(first_event(node))
-        await streaming(simulation)
+        await streaming(gate)
         call = asyncio.create_task(invoice_of(node))
         await asyncio.sleep(0.1)
         for task in (stream, call):
@@ -339,17 +402,19 @@ def test_a_caller_that_is_cancelled_stays_cancelled(tmp_path: Path, kind: Build)
             with pytest.raises(asyncio.CancelledError):
                 await task
 
+        await eventually(lambda: no_stream(gate))
+
     play(tmp_path, kind, story)
 
 
-def test_a_node_that_was_stopped_works_again(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_a_node_that_was_stopped_works_again(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         await invoice_of(node)
-        await simulation.gate.stop()
+        await gate.stop()
         with pytest.raises(NodeUnavailable):
             await invoice_of(node)
         assert (await node.health()).state == "unreachable"
-        await simulation.gate.start()
+        await gate.start()
 
         await eventually(lambda: works(node))
         assert (await node.health()).ready
@@ -357,19 +422,17 @@ def test_a_node_that_was_stopped_works_again(tmp_path: Path, kind: Build) -> Non
     play(tmp_path, kind, story)
 
 
-def test_a_renewed_certificate_is_taken_up(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_a_renewed_certificate_is_taken_up(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         await invoice_of(node)
-        gate = simulation.gate
         await gate.stop()
-        for file in (gate.credentials.tls_cert, gate.credentials.tls_key):
-            file.unlink()
         with pytest.raises(NodeUnavailable):
             await invoice_of(node)
-        credentials.issue(gate.credentials.tls_cert.parent, gate.macaroon_key)
+        gate.renew_certificate()
         await gate.start()
 
         await eventually(lambda: works(node))
+        assert (await node.health()).ready
 
     play(tmp_path, kind, story)
 
@@ -381,107 +444,66 @@ async def works(node: PaymentNode) -> bool:
     return False
 
 
-@pytest.mark.parametrize(
-    ("state", "word"),
-    [(NodeState.WAITING, "starting"), (NodeState.LOCKED, "locked"), (NodeState.STARTING, "starting")],
-)
-def test_a_node_that_has_not_started_says_how_far_it_is(
-    tmp_path: Path, kind: Build, state: NodeState, word: str
-) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        simulation.gate.habits.state = state
-        health = await node.health()
-        with pytest.raises(NodeUnavailable):
-            await invoice_of(node)
-
-        assert (health.ready, health.state) == (False, word)
-        simulation.gate.habits.state = NodeState.ACTIVE
-        assert (await node.health()).ready
-
-    play(tmp_path, kind, story)
-
-
-def test_the_least_macaroon_is_enough_and_the_network_comes_from_an_invoice(
-    tmp_path: Path, kind: Build
-) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        before = await node.health()
-        await invoice_of(node)
-        after = await node.health()
-
-        assert (before.ready, before.network) == (True, "")
-        assert (after.ready, after.network) == (True, "regtest")
-
-    play(tmp_path, kind, story)
-
-
-def test_a_node_says_what_it_holds_to_who_may_ask(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        paid = simulation.gate.add_foreign_invoice(sats(50))
+def test_a_node_says_what_it_holds_to_who_may_ask(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        paid = gate.add_foreign_invoice(sats(50))
         await simulation.pay(paid.payment_request)
-        simulation.gate.habits.wallet_sats = 7
+        gate.habits.wallet_sats = 7
         holdings = await node.holdings()
-        simulation.gate.habits.failures["ChannelBalance"] = grpc.StatusCode.UNAVAILABLE
+        gate.habits.failures[kind.balance] = grpc.StatusCode.UNAVAILABLE
 
         assert holdings == Holdings(channels=sats(50), onchain=sats(7))
         with pytest.raises(NodeUnavailable):
             await node.holdings()
 
-    async def without_permission(simulation: Simulation, node: PaymentNode) -> None:
-        assert await node.holdings() is None
-
-    play(tmp_path, kind, story, macaroon=tmp_path / "gate" / "readonly.macaroon")
-    play(tmp_path, kind, without_permission)
+    play(tmp_path, kind, story, everything=True)
 
 
-def test_a_node_that_catches_up_with_the_chain_is_not_ready(tmp_path: Path, kind: Build) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
-        simulation.gate.habits.synced = False
+def test_a_node_that_catches_up_with_the_chain_is_not_ready(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        gate.habits.synced = False
         health = await node.health()
-        simulation.gate.habits.synced = True
+        gate.habits.synced = True
         synced = await node.health()
 
         assert (health.ready, health.state) == (False, "syncing")
         assert "42" in health.sentence
         assert (synced.ready, synced.network) == (True, "regtest")
-        assert synced.version.startswith("0.20.0")
+        assert gate.habits.version in synced.version
 
-    play(tmp_path, kind, story, macaroon=tmp_path / "gate" / "admin.macaroon")
+    play(tmp_path, kind, story, everything=True)
 
 
-@pytest.mark.parametrize("content", [b"\x02\x01\x03lnd\x02\x01a\x00\x00\x06\x20" + b"\7" * 32, b"nonsense"])
-def test_a_wrong_macaroon_is_told_apart_from_a_node_that_is_down(
-    tmp_path: Path, kind: Build, content: bytes
-) -> None:
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+def test_a_wrong_secret_is_told_apart_from_a_node_that_is_down(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         health = await node.health()
         with pytest.raises(NodeUnavailable):
             await invoice_of(node)
 
         assert (health.ready, health.state) == (False, "refused")
 
-    wrong = tmp_path / "wrong.macaroon"
-    wrong.write_bytes(content)
-    play(tmp_path, kind, story, macaroon=wrong)
+    wrong = tmp_path / "wrong.secret"
+    wrong.write_bytes(b"nonsense")
+    play(tmp_path, kind, story, secret=wrong)
 
 
 @pytest.mark.parametrize("content", [None, b""])
-def test_a_missing_or_empty_credential_file_is_a_refusal_until_it_is_there(
-    tmp_path: Path, kind: Build, content: bytes | None
+def test_a_missing_or_empty_secret_is_a_refusal_until_it_is_there(
+    tmp_path: Path, kind: Kind, content: bytes | None
 ) -> None:
-    macaroon = tmp_path / "later.macaroon"
+    secret = tmp_path / "later.secret"
     if content is not None:
-        macaroon.write_bytes(content)
+        secret.write_bytes(content)
 
-    async def story(simulation: Simulation, node: PaymentNode) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         health = await node.health()
-        with pytest.raises(NodeUnavailable, match=r"later\.macaroon"):
+        with pytest.raises(NodeUnavailable, match=r"later\.secret"):
             await invoice_of(node)
-        with pytest.raises(NodeUnavailable, match=r"later\.macaroon"):
+        with pytest.raises(NodeUnavailable, match=r"later\.secret"):
             await first_event(node)
 
         assert (health.ready, health.state) == (False, "refused")
-        macaroon.write_bytes(simulation.gate.credentials.invoice_macaroon.read_bytes())
+        secret.write_bytes(kind.secret(gate).read_bytes())
         assert (await invoice_of(node)).amount == Msat(50_000)
 
-    play(tmp_path, kind, story, macaroon=macaroon)
+    play(tmp_path, kind, story, secret=secret)

@@ -32,8 +32,8 @@ def _start(data: Path, port_base: int) -> subprocess.Popen[str]:
 async def _gate(data: Path, *, payment_hash: bytes | None) -> lightning_pb2.Invoice:
     """The invoice of that hash; without one, a new invoice that has been paid."""
     node = settings.load(data / settings.DEFAULT_FILE).nodes[0]
-    metadata = (("macaroon", wallet.macaroon_hex(node.macaroon_file)),)
-    async with grpc.aio.secure_channel(node.address, wallet.trust(node.tls_cert_file)) as channel:
+    metadata = (("macaroon", wallet.macaroon_hex(node.files["macaroon_file"])),)
+    async with grpc.aio.secure_channel(node.address, wallet.trust(node.files["tls_cert_file"])) as channel:
         stub = lightning_pb2_grpc.LightningStub(channel)
         if payment_hash is None:
             added = await stub.AddInvoice(lightning_pb2.Invoice(value=50), metadata=metadata)

@@ -336,7 +336,7 @@ def test_a_node_that_fails_is_said_to_whoever_needs_it(tmp_path: Path) -> None:
         assert "simulated failure" not in sentence  # what the node said is the operator's
         assert "gate " not in sentence
         assert (await stage.chat(token)).status_code == 200
-        stage.settings.nodes[0].macaroon_file.unlink()
+        stage.settings.nodes[0].files["macaroon_file"].unlink()
         await stage.simulation.gate.stop()
         for _ in range(4):  # until the channel is built anew, with the file that is not there
             answer = await stage.chat()

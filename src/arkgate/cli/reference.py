@@ -40,7 +40,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     },
     "[[nodes]]": {
         "kind": "What it is.",
-        "name": "What logs and books call it. With several nodes each needs its own.",
+        "name": "What logs and books call it; its kind, unless given. With several nodes each needs its own.",
         "number": (
             "Stands in every credential that its invoices pay for: it keeps it for ever. With several "
             "nodes each says its own."
@@ -48,7 +48,10 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "address": "`host:port` of its gRPC.",
         "tls_cert_file": "The certificate that is trusted, and no other. Read again when it is renewed.",
         "macaroon_file": "What opens it. [The least that is needed](nodes/lnd.md#permissions).",
-        "tls_server_name": "A name in the certificate, where the address is not one.",
+        "ca_cert_file": "The node's `ca.pem`, which is trusted. Read again when it is renewed.",
+        "client_cert_file": "Its `client.pem`. [What it may do](nodes/cln.md#what-its-key-may-do).",
+        "client_key_file": "Its `client-key.pem`: who can read it can spend.",
+        "tls_server_name": "A name in the certificate, where the address is not one. With kind `cln`: `cln`.",
         "network": "Invoices of any other network are refused. Without it, whatever the first one is of.",
         "minimum_sats": "The smallest invoice to ask it for.",
         "maximum_sats": "The largest.",

@@ -19,8 +19,14 @@ keys_file = "arkgate-keys.json"      # made on the first start; back it up apart
 # answers_kept_hours = 24            # how long a charged answer can be fetched again
 # unpaid_kept_days = 90              # when a funding request that nobody paid is forgotten
 
-# The LND that makes the invoices. Its stock invoice.macaroon is enough; a narrower one:
+# The node that makes the invoices. LND's stock invoice.macaroon is enough; a narrower one:
 #   lncli bakemacaroon invoices:read invoices:write info:read
+# A Core Lightning (docs/nodes/cln.md) has these in place of tls_cert_file and macaroon_file:
+#   kind = "cln"
+#   address = "127.0.0.1:9736"
+#   ca_cert_file = "~/.lightning/bitcoin/ca.pem"
+#   client_cert_file = "~/.lightning/bitcoin/client.pem"
+#   client_key_file = "~/.lightning/bitcoin/client-key.pem"
 [[nodes]]
 kind = "lnd"
 address = "127.0.0.1:10009"

@@ -65,6 +65,17 @@ def read_bolt11(text: str) -> Bolt11:
     )
 
 
+def read_created_at(text: str) -> int:
+    """When an invoice was made (Unix seconds), without reading the rest. Raises InvoiceError."""
+    head, separator, data = text.lower().rpartition("1")
+    if not separator or _HEAD.match(head) is None or len(data) < _TIMESTAMP_WORDS:
+        raise InvoiceError("this is not a BOLT11 invoice")
+    try:
+        return _number([_CHARSET[character] for character in data[:_TIMESTAMP_WORDS]])
+    except KeyError:
+        raise InvoiceError("the invoice holds a character that bech32 does not have") from None
+
+
 def _tagged(words: list[int]) -> dict[int, list[int]]:
     """The first field of each tag, as BOLT 11 asks of a reader."""
     fields: dict[int, list[int]] = {}

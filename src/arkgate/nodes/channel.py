@@ -36,7 +36,7 @@ class CredentialsUnreadable(NodeUnavailable):
 
 
 class CredentialsRefused(NodeUnavailable):
-    """The node does not accept the macaroon: wrong, expired or revoked. Nothing was done."""
+    """The node does not accept our macaroon or certificate: wrong, expired or revoked. Nothing was done."""
 
 
 class PermissionDenied(CredentialsRefused):
