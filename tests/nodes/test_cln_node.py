@@ -14,10 +14,10 @@ from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import sats
 from arkgate.nodes.channel import CredentialsRefused, MutualTls
-from arkgate.nodes.cln import BACKLOG_PAYMENTS, LISTED_BEYOND_SECONDS, ClnNode
+from arkgate.nodes.cln import BACKLOG_PAYMENTS, CALLS_AT_ONCE, LISTED_BEYOND_SECONDS, ClnNode
 from arkgate.ports import Invoice, InvoiceStatus, NodeEvent
 from arkgate.simulator import cln_credentials
-from arkgate.simulator.cln import SimulatedCln
+from arkgate.simulator.cln import CALLS_AT_ONCE_MAX, SimulatedCln
 from arkgate.simulator.simulation import Simulation
 from arkgate.simulator.wallet import PaymentFailed
 from arkgate.store.clock import SystemClock
@@ -157,6 +157,30 @@ def test_an_invoice_that_was_deleted_is_unknown_and_cannot_be_paid(tmp_path: Pat
         assert await node.look_up(invoice.payment_hash) is None
 
     play(tmp_path, story)
+
+
+def test_more_calls_than_the_plugin_takes_at_once_wait_for_their_turn(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: SimulatedCln, node: ClnNode) -> None:
+        gate.habits.delays_seconds["Invoice"] = 0.1
+        invoices = await asyncio.gather(*(invoice_of(node) for _ in range(2 * CALLS_AT_ONCE_MAX)))
+
+        assert len({invoice.payment_hash for invoice in invoices}) == 2 * CALLS_AT_ONCE_MAX
+
+    play(tmp_path, story)
+
+
+def test_who_waits_for_a_turn_in_vain_is_refused_in_time(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: SimulatedCln, node: ClnNode) -> None:
+        gate.habits.delays_seconds["Invoice"] = 20
+        calls = [asyncio.create_task(invoice_of(node)) for _ in range(3 * CALLS_AT_ONCE)]
+        began = asyncio.get_running_loop().time()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert asyncio.get_running_loop().time() - began < 5
+        assert all(isinstance(one, NodeUnavailable) for one in found)
+        assert any("too many calls wait for it" in str(one) for one in found)
+
+    play(tmp_path, story, timeout_seconds=0.5)
 
 
 def test_without_a_cursor_only_the_newest_payments_are_told_again(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 Sources: cln-grpc's node.proto, lightningd/invoice.c and wallet/invoices.c.
 """
 
+import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -30,6 +32,8 @@ WAIT_SECONDS = 30
 """How long the node is asked to wait for a payment: whoever says nothing at all for longer is gone."""
 BACKLOG_PAYMENTS = 20
 """How many payments are told again to a gateway that has no cursor yet; the node may have a million."""
+CALLS_AT_ONCE = 32
+"""The plugin opens a connection to lightningd for each call, and fails when some 128 wait to be accepted."""
 LISTED_BEYOND_SECONDS = 24 * 3600
 """How much further back than asked for a listing looks, for a node whose clock was set meanwhile."""
 _KEYSEND = "keysend-"
@@ -75,6 +79,7 @@ class ClnNode:
         self._wait_seconds = wait_seconds
         self._connection = Connection(lambda: open_mutual_channel(credentials), credentials.files)
         self._invoices = InvoiceCheck(name, clock, network)
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
 
     async def create_invoice(
         self, amount: Msat, *, preimage: bytes, memo: str, expiry_seconds: int
@@ -144,7 +149,7 @@ class ClnNode:
         request = cln.WaitanyinvoiceRequest(lastpay_index=index, timeout=wait_seconds)
         action, timeout = "waiting for a payment", wait_seconds + self._timeout_seconds
         try:
-            answer = await self._unary("WaitAnyInvoice", request, action, timeout=timeout)
+            answer = await self._call("WaitAnyInvoice", request, action, timeout=timeout)
         except NodeUnavailable as refusal:
             if error_code(refusal) == TIMED_OUT:
                 return None
@@ -232,7 +237,7 @@ class ClnNode:
         except NodeUnavailable as refusal:
             return Health(False, "refused", refusal.message)
         try:
-            info = await self._unary(
+            info = await self._call(
                 "Getinfo", cln.GetinfoRequest(), "to answer", timeout=HEALTH_TIMEOUT_SECONDS
             )
         except CredentialsRefused as refusal:
@@ -256,6 +261,23 @@ class ClnNode:
     async def _unary(
         self, method: str, request: Message, action: str, *, timeout: float | None = None
     ) -> Any:  # noqa: ANN401 - the generated stubs' methods share no type
+        """One call, when it is its turn; its timeout begins then."""
+        async with self._turn(action):
+            return await self._call(method, request, action, timeout=timeout)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, action: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise self._invoices.refused(f"failed {action}: too many calls wait for it") from error
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    async def _call(self, method: str, request: Message, action: str, *, timeout: float | None) -> Any:  # noqa: ANN401 - as `_unary`
         channel = self._connection.open()
         call: Callable[..., Awaitable[Any]] = getattr(node_pb2_grpc.NodeStub(channel.grpc), method)
         try:

@@ -19,7 +19,7 @@ LABEL = "arkgate-"
 """What the labels of our invoices begin with; the payment hash follows."""
 TIMED_OUT = 904
 """Nothing was paid in the time that was asked for."""
-_ERROR = re.compile(r'RpcError \{ code: Some\((-?\d+)\), message: ("(?:[^"\\]|\\.)*")')
+_ERROR = re.compile(r'RpcError \{ code: (?:Some\((-?\d+)\)|None), message: ("(?:[^"\\]|\\.)*")')
 _STRANGERS = ("Unwrap failed", "Socket closed", "handshake", "Verification Check failed")
 """What gRPC says of a connection that TLS ended, at one side or the other."""
 _NETWORKS = {"bitcoin": "mainnet", "testnet4": "testnet"}
@@ -62,7 +62,8 @@ def map_cln_errors(node: str, action: str) -> Iterator[None]:
         found = _ERROR.search(details)
         if found is None:
             raise
-        sentence = f"node {node} failed {action}: {_unquoted(found[2])} (error {found[1]})"
+        number = f" (error {found[1]})" if found[1] else ""
+        sentence = f"node {node} failed {action}: {_unquoted(found[2])}{number}"
         raise NodeUnavailable(sentence, retry_after_seconds=RETRY_AFTER_SECONDS) from cause
 
 
@@ -70,7 +71,7 @@ def error_code(refusal: NodeUnavailable) -> int | None:
     """The number of lightningd's error; None when there was none."""
     cause = refusal.__cause__
     found = _ERROR.search(cause.details() or "") if isinstance(cause, grpc.aio.AioRpcError) else None
-    return int(found[1]) if found else None
+    return int(found[1]) if found and found[1] else None
 
 
 def _unquoted(text: str) -> str:

@@ -28,6 +28,8 @@ DESCRIPTION_BYTES_MAX = 639
 LABEL_BYTES_MAX = 128
 EXPIRY_SECONDS_DEFAULT = 7 * 24 * 3600
 OVERPAID_TIMES_MAX = 2
+CALLS_AT_ONCE_MAX = 128
+"""How many connections to lightningd may wait to be accepted; the plugin opens one for each call."""
 _INVALID_PARAMETERS = -32602
 _DUPLICATE_LABEL = 900
 _DUPLICATE_PREIMAGE = 901
@@ -53,6 +55,8 @@ class SimulatedCln(SimulatedDaemon):
         self.credentials = cln_credentials.issue(self.data_dir)
         self.bitcoind_synced = True
         """Whether its bitcoind has caught up; `habits.synced` is about lightningd."""
+        self.entering = 0
+        """How many calls are on their way into lightningd."""
         self.waits_asked = 0
         """How many WaitAnyInvoice there have been."""
         self.waits_opened = 0
@@ -229,10 +233,15 @@ class SimulatedCln(SimulatedDaemon):
 
 
 async def _enter(node: SimulatedCln, method: str, context: Context) -> None:
-    """What comes before every call: the delay or failure that a test asked for."""
-    delay = node.habits.delay_seconds(method)
-    if delay:
-        await asyncio.sleep(delay)
+    """What comes before every call: the way into lightningd, and the failure that a test asked for."""
+    if node.entering >= CALLS_AT_ONCE_MAX:
+        text = "Resource temporarily unavailable (os error 11)"
+        await abort(context, Refused(text, grpc.StatusCode.INTERNAL))
+    node.entering += 1
+    try:
+        await asyncio.sleep(node.habits.delay_seconds(method))
+    finally:
+        node.entering -= 1
     failure = node.habits.failure(method)
     if failure is not None:
         await abort(context, Refused(f"simulated failure of {method}", failure))

@@ -1,0 +1,115 @@
+"""A real Core Lightning as the gateway's node and a command that pays, named by the environment."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from arkgate.nodes.channel import MutualTls
+from arkgate.nodes.cln import ClnNode
+from arkgate.simulator.simulation import Simulation
+from arkgate.simulator.wallet import Paid
+from arkgate.store.clock import SystemClock
+from tests.stage import MODEL, Stage, staged
+
+NODE = "ARKGATE_TEST_CLN"
+NEEDED = tuple(f"{NODE}_{part}" for part in ("ADDRESS", "FILES", "PAY"))
+RESTART = f"{NODE}_RESTART"
+MISSING = f"""\
+This needs a real Core Lightning on regtest and a payer with a channel to it. Missing: {{missing}}.
+  {NODE}_ADDRESS   its cln-grpc, host:port
+  {NODE}_FILES     the folder with its ca.pem, client.pem and client-key.pem
+  {NODE}_PAY       a command that pays the invoice that is put after it and prints JSON with payment_preimage,
+                   such as `lightning-cli -N none … pay`
+  {RESTART}   optional: a command that restarts it"""
+COMMAND_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class RealCln:
+    """Where the node's gRPC is, what opens it, and who pays."""
+
+    address: str
+    files: Path
+    pay_command: str
+    restart_command: str | None
+
+    @property
+    def credentials(self) -> MutualTls:
+        """What opens it."""
+        files = self.files
+        return MutualTls(
+            self.address, files / "ca.pem", files / "client.pem", files / "client-key.pem", "cln"
+        )
+
+    def adapter(self) -> ClnNode:
+        """The adapter of that node."""
+        return ClnNode("gate", 7, self.credentials, SystemClock(), network="regtest")
+
+    @property
+    def settings(self) -> str:
+        """The lines of the settings."""
+        found = self.credentials
+        return (
+            f'name = "gate"\naddress = "{found.address}"\nca_cert_file = "{found.ca_cert_file}"\n'
+            f'client_cert_file = "{found.client_cert_file}"\nclient_key_file = "{found.client_key_file}"'
+        )
+
+    async def pay(self, invoice: str) -> bytes:
+        """Pays an invoice; gives the preimage."""
+        said = await _run([*shlex.split(self.pay_command), invoice])
+        return bytes.fromhex(json.loads(said)["payment_preimage"])
+
+    async def restart(self) -> None:
+        """Restarts the node."""
+        assert self.restart_command is not None
+        await _run(shlex.split(self.restart_command))
+
+
+def configured() -> RealCln | str:
+    """The node that the environment names, or what is missing."""
+    missing = [name for name in NEEDED if not os.environ.get(name)]
+    if missing:
+        return MISSING.format(missing=", ".join(missing))
+    address, files, pay = (os.environ[name] for name in NEEDED)
+    return RealCln(address, Path(files), pay, os.environ.get(RESTART))
+
+
+async def _run(command: list[str]) -> str:
+    done = await asyncio.to_thread(
+        subprocess.run, command, check=True, timeout=COMMAND_SECONDS, stdout=subprocess.PIPE, text=True
+    )
+    return str(done.stdout)
+
+
+@dataclass(slots=True)
+class RealPayments(Simulation):
+    """A simulation of which only the chat is used: payments are the real node's."""
+
+    node: RealCln
+
+    async def pay(self, payment_request: str) -> Paid:
+        """Pays an invoice of the real node."""
+        return Paid(await self.node.pay(payment_request), b"", 0, 0)
+
+
+@contextlib.asynccontextmanager
+async def staged_with(node: RealCln, directory: Path) -> AsyncIterator[Stage]:
+    """The stage of the other stories, with the real node in place of a simulated one."""
+    async with Simulation.running(
+        data_dir=directory / "simulator", chat_models=(MODEL,), clns=("stand-in",)
+    ) as simulated:
+        parts = {part.name: getattr(simulated, part.name) for part in fields(simulated)}
+        simulation = RealPayments(node=node, **parts)
+        async with staged(
+            directory,
+            extra={"[[nodes]]": node.settings},
+            simulation=simulation,
+            nodes=simulated.clns,
+        ) as stage:
+            yield stage
