@@ -43,6 +43,7 @@ def examined(tmp_path: Path, broken: Break | None = None, **options: str | None)
     async def story() -> dict[str, Check]:
         async with Simulation.running(data_dir=tmp_path / "simulation", clns=("lightning",)) as simulation:
             (gate,) = simulation.clns
+            gate.fenced = True
             if broken is not None:
                 done = broken(gate)
                 if done is not None:
@@ -81,6 +82,7 @@ def test_a_healthy_node_passes_every_line(tmp_path: Path) -> None:
         "address",
         "TLS certificate",
         "client certificate",
+        "spending",
         "version",
         "chain",
         "network",
@@ -90,7 +92,26 @@ def test_a_healthy_node_passes_every_line(tmp_path: Path) -> None:
         "news of payments",
     ]
     assert lines["receiving capacity"].seen == "It can receive 19800000 sats over 1 channel that is up."
-    assert "may do everything, also spend" in lines["client certificate"].seen
+
+
+def test_a_key_that_may_spend_is_a_warning_with_what_to_do(tmp_path: Path) -> None:
+    def broken(gate: SimulatedCln) -> None:
+        gate.fenced = False
+
+    lines = examined(tmp_path, broken)
+
+    assert troubles(lines) == {"spending": Verdict.WARNING}
+    assert "can empty the node" in lines["spending"].meaning
+    assert "docs/nodes/cln.md" in lines["spending"].remedy
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE])
+def test_only_a_refusal_to_pay_is_a_fence(tmp_path: Path, code: grpc.StatusCode) -> None:
+    def broken(gate: SimulatedCln) -> None:
+        gate.habits.failures["Xpay"] = code
+
+    refused = code is grpc.StatusCode.UNIMPLEMENTED
+    assert troubles(examined(tmp_path, broken)) == ({} if refused else {"spending": Verdict.NOT_CHECKED})
 
 
 def test_the_invoice_of_a_checkup_is_deleted(tmp_path: Path) -> None:
@@ -208,7 +229,7 @@ def test_a_key_that_others_may_read_is_a_warning(tmp_path: Path) -> None:
     lines = examined(tmp_path, lambda gate: gate.credentials.client_key.chmod(0o640))
 
     assert troubles(lines) == {"client certificate": Verdict.WARNING}
-    assert "can empty the node" in lines["client certificate"].meaning
+    assert "whatever we can" in lines["client certificate"].meaning
     assert "chmod 600" in lines["client certificate"].remedy
 
 
@@ -221,12 +242,12 @@ def test_a_file_that_is_not_there_is_the_only_line(tmp_path: Path) -> None:
 
 def test_an_old_version_is_a_warning(tmp_path: Path) -> None:
     def broken(gate: SimulatedCln) -> None:
-        gate.habits.version = "v23.08.1"
+        gate.habits.version = "v23.05.2"
 
     lines = examined(tmp_path, broken)
 
     assert troubles(lines) == {"version": Verdict.WARNING}
-    assert lines["version"].remedy == "Upgrade Core Lightning to 23.11 or later."
+    assert lines["version"].remedy == "Upgrade Core Lightning to 23.08 or later."
 
 
 @pytest.mark.parametrize(
@@ -257,7 +278,11 @@ def test_a_node_that_does_not_answer_leaves_the_rest_unchecked(tmp_path: Path) -
 
     lines = examined(tmp_path, broken)
 
-    assert troubles(lines) == {"answers": Verdict.FAILURE, NEEDS_THE_ABOVE: Verdict.NOT_CHECKED}
+    assert troubles(lines) == {
+        "spending": Verdict.NOT_CHECKED,
+        "answers": Verdict.FAILURE,
+        NEEDS_THE_ABOVE: Verdict.NOT_CHECKED,
+    }
 
 
 @pytest.mark.parametrize(

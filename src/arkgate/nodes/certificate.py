@@ -104,10 +104,10 @@ async def client_check(server: Server, certificate: Path, key: Path, *, now_ms: 
             name,
             Verdict.WARNING,
             f"The node takes it, and others on this host may read {key}.",
-            "Payers notice nothing; who has the key can empty the node.",
+            "Payers notice nothing; who has the key can do whatever we can.",
             f"`chmod 600 {key}`",
         )
-    return Check(name, Verdict.OK, "The node takes it. Who has its key may do everything, also spend.")
+    return Check(name, Verdict.OK, "The node takes it.")
 
 
 def _bad_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> _Wrong | None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 from google.protobuf.message import Message
 
 from arkgate._proto.cln import node_pb2 as cln
@@ -18,10 +19,18 @@ from arkgate.nodes.channel import Channel, MutualTls, open_mutual_channel
 from arkgate.nodes.cln_rpc import TIMED_OUT, behind, error_code, label_of, map_cln_errors, network_of
 from arkgate.ports import Check, Clock, Demands, Invoice, PaymentNode, Verdict
 
-VERSION_MIN = (23, 11)
-"""Listing by an index and the gRPC of everything that is called are there from then on."""
+VERSION_MIN = (23, 8)
+"""Invoices are listed by an index from then on."""
 WAIT_SECONDS = 1
 _BUSY = "Look at its log."
+_NO_INVOICE = "not an invoice"
+_FENCED = (
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+"""What a proxy that lets only some calls through answers to the others."""
+_FENCE = "Put a proxy before it that lets through only what the gateway calls: docs/nodes/cln.md has one."
 _CLN = Daemon(
     listen="grpc-host and grpc-port",
     setting="ca_cert_file",
@@ -71,12 +80,34 @@ class ClnCheckup:
         async for check in connection_checks(server, now_ms=now_ms):
             yield check
         yield await client_check(server, found.client_cert_file, found.client_key_file, now_ms=now_ms)
+        yield await self._spending()
         async for check in self._information():
             yield check
         yield await self._capacity()
         async for check in self._invoice():
             yield check
         yield await self._payments()
+
+    async def _spending(self) -> Check:
+        """Whether our certificate may pay: tried with a text that is no invoice, which moves nothing."""
+        name = "spending"
+        requests: dict[str, Message] = {
+            "Xpay": cln.XpayRequest(invstring=_NO_INVOICE),
+            "Pay": cln.PayRequest(bolt11=_NO_INVOICE),
+        }
+        for method, request in requests.items():
+            try:
+                await self._ask(method, request, "a permission")
+            except NodeUnavailable as refusal:
+                said, code = checkup.said(refusal)
+                if code in _FENCED:
+                    continue
+                if error_code(refusal) is None:
+                    return checkup.not_checked(name, f"The node says: {said}.")
+            seen = f"Our certificate may spend ({method}): cln-grpc has no smaller permission."
+            meaning = "Payers notice nothing; who gets into this host can empty the node."
+            return Check(name, Verdict.WARNING, seen, meaning, _FENCE)
+        return Check(name, Verdict.OK, "Our certificate cannot pay.")
 
     async def _information(self) -> AsyncIterator[Check]:
         try:

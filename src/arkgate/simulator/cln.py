@@ -55,6 +55,8 @@ class SimulatedCln(SimulatedDaemon):
         self.credentials = cln_credentials.issue(self.data_dir)
         self.bitcoind_synced = True
         """Whether its bitcoind has caught up; `habits.synced` is about lightningd."""
+        self.fenced = False
+        """Whether a proxy before it lets through only what the gateway needs."""
         self.entering = 0
         """How many calls are on their way into lightningd."""
         self.waits_asked = 0
@@ -305,6 +307,23 @@ class _Node(node_pb2_grpc.NodeServicer):
                 )
             ]
         )
+
+    async def Pay(self, request: cln.PayRequest, context: Context) -> cln.PayResponse:
+        await self._refuse_to_pay("Pay", context)
+        return cln.PayResponse()
+
+    async def Xpay(self, request: cln.XpayRequest, context: Context) -> cln.XpayResponse:
+        await self._refuse_to_pay("Xpay", context)
+        return cln.XpayResponse()
+
+    async def _refuse_to_pay(self, method: str, context: Context) -> None:
+        """The gateway tries only whether it may, with a text that is no invoice."""
+        await _enter(self._node, method, context)
+        if self._node.fenced:
+            text = "Received http2 header with status: 403"
+            await abort(context, Refused(text, grpc.StatusCode.PERMISSION_DENIED))
+        text = "Invalid bolt11 invoice: Bad bech32 string"
+        await abort(context, rpc_error(method, _INVALID_PARAMETERS, text))
 
     async def Invoice(self, request: cln.InvoiceRequest, context: Context) -> cln.InvoiceResponse:
         node = self._node

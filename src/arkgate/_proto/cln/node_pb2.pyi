@@ -726,6 +726,74 @@ class WaitanyinvoiceResponse(_message.Message):
 Global___WaitanyinvoiceResponse: _TypeAlias = WaitanyinvoiceResponse  # noqa: Y015
 
 @_typing.final
+class PayRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOLT11_FIELD_NUMBER: _builtins.int
+    bolt11: _builtins.str
+    def __init__(
+        self,
+        *,
+        bolt11: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bolt11", b"bolt11"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayRequest: _TypeAlias = PayRequest  # noqa: Y015
+
+@_typing.final
+class PayResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayResponse: _TypeAlias = PayResponse  # noqa: Y015
+
+@_typing.final
+class XpayRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVSTRING_FIELD_NUMBER: _builtins.int
+    invstring: _builtins.str
+    def __init__(
+        self,
+        *,
+        invstring: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invstring", b"invstring"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___XpayRequest: _TypeAlias = XpayRequest  # noqa: Y015
+
+@_typing.final
+class XpayResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___XpayResponse: _TypeAlias = XpayResponse  # noqa: Y015
+
+@_typing.final
 class ListpeerchannelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

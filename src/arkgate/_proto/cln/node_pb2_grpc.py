@@ -64,6 +64,16 @@ class NodeStub:
                 request_serializer=arkgate_dot___proto_dot_cln_dot_node__pb2.WaitanyinvoiceRequest.SerializeToString,
                 response_deserializer=arkgate_dot___proto_dot_cln_dot_node__pb2.WaitanyinvoiceResponse.FromString,
                 _registered_method=True)
+        self.Pay = channel.unary_unary(
+                '/cln.Node/Pay',
+                request_serializer=arkgate_dot___proto_dot_cln_dot_node__pb2.PayRequest.SerializeToString,
+                response_deserializer=arkgate_dot___proto_dot_cln_dot_node__pb2.PayResponse.FromString,
+                _registered_method=True)
+        self.Xpay = channel.unary_unary(
+                '/cln.Node/Xpay',
+                request_serializer=arkgate_dot___proto_dot_cln_dot_node__pb2.XpayRequest.SerializeToString,
+                response_deserializer=arkgate_dot___proto_dot_cln_dot_node__pb2.XpayResponse.FromString,
+                _registered_method=True)
         self.ListPeerChannels = channel.unary_unary(
                 '/cln.Node/ListPeerChannels',
                 request_serializer=arkgate_dot___proto_dot_cln_dot_node__pb2.ListpeerchannelsRequest.SerializeToString,
@@ -117,6 +127,20 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pay(self, request, context):
+        """Pay an invoice, the one in old versions and the other in new ones. Only tried with a text that is none:
+        error -32602, where the call is let through.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Xpay(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPeerChannels(self, request, context):
         """Channels, with what can be received over each.
         """
@@ -156,6 +180,16 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.WaitAnyInvoice,
                     request_deserializer=arkgate_dot___proto_dot_cln_dot_node__pb2.WaitanyinvoiceRequest.FromString,
                     response_serializer=arkgate_dot___proto_dot_cln_dot_node__pb2.WaitanyinvoiceResponse.SerializeToString,
+            ),
+            'Pay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pay,
+                    request_deserializer=arkgate_dot___proto_dot_cln_dot_node__pb2.PayRequest.FromString,
+                    response_serializer=arkgate_dot___proto_dot_cln_dot_node__pb2.PayResponse.SerializeToString,
+            ),
+            'Xpay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Xpay,
+                    request_deserializer=arkgate_dot___proto_dot_cln_dot_node__pb2.XpayRequest.FromString,
+                    response_serializer=arkgate_dot___proto_dot_cln_dot_node__pb2.XpayResponse.SerializeToString,
             ),
             'ListPeerChannels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPeerChannels,
@@ -325,6 +359,60 @@ class Node:
             '/cln.Node/WaitAnyInvoice',
             arkgate_dot___proto_dot_cln_dot_node__pb2.WaitanyinvoiceRequest.SerializeToString,
             arkgate_dot___proto_dot_cln_dot_node__pb2.WaitanyinvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cln.Node/Pay',
+            arkgate_dot___proto_dot_cln_dot_node__pb2.PayRequest.SerializeToString,
+            arkgate_dot___proto_dot_cln_dot_node__pb2.PayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Xpay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cln.Node/Xpay',
+            arkgate_dot___proto_dot_cln_dot_node__pb2.XpayRequest.SerializeToString,
+            arkgate_dot___proto_dot_cln_dot_node__pb2.XpayResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,11 @@ class NodeStub:
     """The first invoice that was paid after `lastpay_index`, now or when that happens. Error 904: none within
     `timeout` seconds.
     """
+    Pay: _grpc.UnaryUnaryMultiCallable[_node_pb2.PayRequest, _node_pb2.PayResponse]
+    """Pay an invoice, the one in old versions and the other in new ones. Only tried with a text that is none:
+    error -32602, where the call is let through.
+    """
+    Xpay: _grpc.UnaryUnaryMultiCallable[_node_pb2.XpayRequest, _node_pb2.XpayResponse]
     ListPeerChannels: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListpeerchannelsRequest, _node_pb2.ListpeerchannelsResponse]
     """Channels, with what can be received over each."""
 
@@ -75,6 +80,11 @@ class NodeAsyncStub(NodeStub):
     """The first invoice that was paid after `lastpay_index`, now or when that happens. Error 904: none within
     `timeout` seconds.
     """
+    Pay: _aio.UnaryUnaryMultiCallable[_node_pb2.PayRequest, _node_pb2.PayResponse]  # type: ignore[assignment]
+    """Pay an invoice, the one in old versions and the other in new ones. Only tried with a text that is none:
+    error -32602, where the call is let through.
+    """
+    Xpay: _aio.UnaryUnaryMultiCallable[_node_pb2.XpayRequest, _node_pb2.XpayResponse]  # type: ignore[assignment]
     ListPeerChannels: _aio.UnaryUnaryMultiCallable[_node_pb2.ListpeerchannelsRequest, _node_pb2.ListpeerchannelsResponse]  # type: ignore[assignment]
     """Channels, with what can be received over each."""
 
@@ -128,6 +138,23 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         """The first invoice that was paid after `lastpay_index`, now or when that happens. Error 904: none within
         `timeout` seconds.
         """
+
+    @_abc_1.abstractmethod
+    def Pay(
+        self,
+        request: _node_pb2.PayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.PayResponse, _abc.Awaitable[_node_pb2.PayResponse]]:
+        """Pay an invoice, the one in old versions and the other in new ones. Only tried with a text that is none:
+        error -32602, where the call is let through.
+        """
+
+    @_abc_1.abstractmethod
+    def Xpay(
+        self,
+        request: _node_pb2.XpayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.XpayResponse, _abc.Awaitable[_node_pb2.XpayResponse]]: ...
 
     @_abc_1.abstractmethod
     def ListPeerChannels(
