@@ -9,7 +9,7 @@ from coincurve import PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arkgate.core.invoice import DEFAULT_EXPIRY_SECONDS, NETWORKS, InvoiceError, read_bolt11
+from arkgate.core.invoice import DEFAULT_EXPIRY_SECONDS, NETWORKS, InvoiceError, read_bolt11, read_created_at
 from arkgate.simulator.payment_request import PaymentRequest, sign
 
 KEY = PrivateKey(b"\x11" * 32)
@@ -187,3 +187,15 @@ def test_a_second_payment_hash_does_not_count() -> None:
 
     assert read_bolt11(f"{head}1{data[:7]}{field}{other}{data[7:]}") == read_bolt11(text)
     assert read_bolt11(f"{head}1{data[:7]}{short}{data[7:]}") == read_bolt11(text)
+
+
+@pytest.mark.parametrize("currency", NETWORKS)
+def test_when_an_invoice_was_made_can_be_read_by_itself(currency: str) -> None:
+    assert read_created_at(signed(currency)) == 1_700_000_000
+    assert read_created_at(signed(currency).upper()) == 1_700_000_000
+
+
+@pytest.mark.parametrize("text", ["", "lni1qqqqqqq", "lnbcrt1", "lnbcrt1qqqqqq", "lnbcrt1bqqqqqqq"])
+def test_what_is_no_invoice_has_no_time(text: str) -> None:
+    with pytest.raises(InvoiceError):
+        read_created_at(text)

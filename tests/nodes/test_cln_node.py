@@ -7,14 +7,17 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import grpc
 import pytest
 from tests.stage import eventually, run
 
+from arkgate._proto.cln import node_pb2 as cln
 from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import sats
 from arkgate.nodes.channel import CredentialsRefused, MutualTls
 from arkgate.nodes.cln import BACKLOG_PAYMENTS, CALLS_AT_ONCE, LISTED_BEYOND_SECONDS, ClnNode
+from arkgate.nodes.cln_rpc import error_code, map_cln_errors, network_of
 from arkgate.ports import Invoice, InvoiceStatus, NodeEvent
 from arkgate.simulator import cln_credentials
 from arkgate.simulator.cln import CALLS_AT_ONCE_MAX, SimulatedCln
@@ -157,6 +160,69 @@ def test_an_invoice_that_was_deleted_is_unknown_and_cannot_be_paid(tmp_path: Pat
         assert await node.look_up(invoice.payment_hash) is None
 
     play(tmp_path, story)
+
+
+def test_an_answer_about_another_invoice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(simulation: Simulation, gate: SimulatedCln, node: ClnNode) -> None:
+        row = gate.add_foreign_invoice(1000)
+        monkeypatch.setattr(gate, "listed", lambda _: [row])
+        with pytest.raises(NodeUnavailable, match="another invoice"):
+            await node.look_up(b"\1" * 32)
+
+    play(tmp_path, story)
+
+
+def test_a_listing_that_goes_round_in_circles_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(simulation: Simulation, gate: SimulatedCln, node: ClnNode) -> None:
+        row = gate.add_foreign_invoice(1000)
+        monkeypatch.setattr(gate, "listed", lambda _: [row] * PAGE_INVOICES)
+        with pytest.raises(NodeUnavailable, match="out of order"):
+            await listed(node, 0)
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("its_name", "ours"),
+    [("bitcoin", "mainnet"), ("testnet4", "testnet"), ("signet", "signet"), ("regtest", "regtest")],
+)
+def test_networks_have_the_names_of_the_settings(its_name: str, ours: str) -> None:
+    assert network_of(cln.GetinfoResponse(network=its_name)) == ours
+
+
+@pytest.mark.parametrize(
+    ("details", "sentence", "code"),
+    [
+        (
+            "RpcError { code: Some(900), message: \"Duplicate label 'a'\", data: None }",
+            "Duplicate label 'a' (error 900)",
+            900,
+        ),
+        (
+            'RpcError { code: Some(-1), message: "say \\"no\\"", data: Some(Object {}) }',
+            'say "no" (error -1)',
+            -1,
+        ),
+        (
+            'RpcError { code: None, message: "no response from lightningd", data: None }',
+            "no response from lightningd",
+            None,
+        ),
+        (r'RpcError { code: Some(1), message: "a\u{1f}b", data: None }', r"a\u{1f}b (error 1)", 1),
+        ("Socket closed", "Socket closed", None),
+    ],
+)
+def test_an_error_is_told_in_lightningds_words(details: str, sentence: str, code: int | None) -> None:
+    error = grpc.aio.AioRpcError(
+        grpc.StatusCode.UNKNOWN, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details
+    )
+    with pytest.raises(NodeUnavailable) as refused, map_cln_errors("cln", "to answer"):
+        raise error
+
+    assert refused.value.message == f"node cln failed to answer: {sentence}"
+    assert error_code(refused.value) == code
 
 
 def test_more_calls_than_the_plugin_takes_at_once_wait_for_their_turn(tmp_path: Path) -> None:
