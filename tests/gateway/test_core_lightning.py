@@ -132,6 +132,8 @@ def test_what_is_paid_while_the_gateway_is_away_is_told_by_the_cursor(tmp_path: 
                 await stage.fund_token(100)
                 token, invoice = await opened(stage, 300)
             await simulation.pay(invoice)
+            for _ in range(2 * fund.CURSOR_MARGIN):
+                await simulation.pay(node.add_foreign_invoice(1_000).payment_request)
             node.habits.failures["ListInvoices"] = grpc.StatusCode.UNAVAILABLE
             async with staged(tmp_path, simulation=simulation, nodes=[node]) as stage:
                 await has(stage, token, 300)

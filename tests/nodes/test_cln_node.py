@@ -16,8 +16,9 @@ from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import sats
 from arkgate.nodes.channel import CredentialsRefused, MutualTls
-from arkgate.nodes.cln import BACKLOG_PAYMENTS, CALLS_AT_ONCE, LISTED_BEYOND_SECONDS, ClnNode
+from arkgate.nodes.cln import BACKLOG_PAYMENTS, CALLS_AT_ONCE, ClnNode
 from arkgate.nodes.cln_rpc import error_code, map_cln_errors, network_of
+from arkgate.nodes.invoices import LISTED_BEYOND_SECONDS
 from arkgate.ports import Invoice, InvoiceStatus, NodeEvent
 from arkgate.simulator import cln_credentials
 from arkgate.simulator.cln import CALLS_AT_ONCE_MAX, SimulatedCln
@@ -259,13 +260,29 @@ def test_without_a_cursor_only_the_newest_payments_are_told_again(tmp_path: Path
             await simulation.pay(invoice.payment_request)
             await told(events, 2 + BACKLOG_PAYMENTS)
 
-        assert events[0] == NodeEvent(None, Cursor(0, 5_000 - BACKLOG_PAYMENTS))
+        assert events[0] == NodeEvent(None, Cursor(1, 5_000 - BACKLOG_PAYMENTS))
         assert [event.cursor.settle_index for event in events[1:]] == list(
             range(5_001 - BACKLOG_PAYMENTS, 5_002)
         )
         assert events[-1].settlement is not None
         assert events[-1].settlement.payment_hash == invoice.payment_hash
         assert searched <= SEARCH_CALLS_MAX
+
+    play(tmp_path, story)
+
+
+def test_a_young_cursor_leaves_no_payment_out_and_what_was_deleted_is_passed_over(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: SimulatedCln, node: ClnNode) -> None:
+        gate.fill_with_old_invoices(100, age_seconds=30 * DAY_SECONDS)
+        deleted = [row for row in gate.peer.invoices.values() if row.settle_index % 10 in (0, 1, 2)]
+        for row in deleted:
+            gate.delete(row.payment_hash)
+        kept = [number for number in range(1, 101) if number % 10 not in (0, 1, 2)]
+        async with following(node, Cursor(1, 0)) as events:
+            await told(events, len(kept))
+
+        assert [event.cursor.settle_index for event in events] == kept
+        assert min(event.cursor.add_index for event in events) > 0
 
     play(tmp_path, story)
 
@@ -302,7 +319,7 @@ def test_a_node_where_nothing_is_paid_for_long_is_asked_again_and_again(tmp_path
         (event,) = events
         assert event.settlement is not None
         assert event.settlement.payment_hash == invoice.payment_hash
-        assert event.cursor == Cursor(0, 2)
+        assert event.cursor.settle_index == 2
 
     play(tmp_path, story, wait_seconds=1)
 

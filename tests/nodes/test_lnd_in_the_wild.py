@@ -13,7 +13,8 @@ from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import Cursor
 from arkgate.core.money import sats
 from arkgate.nodes.channel import CredentialsRefused, NodeCredentials, PermissionDenied
-from arkgate.nodes.lnd import LISTED_BEYOND_SECONDS, PAGE_INVOICES, LndNode
+from arkgate.nodes.invoices import LISTED_BEYOND_SECONDS
+from arkgate.nodes.lnd import PAGE_INVOICES, LndNode
 from arkgate.nodes.lnd_checkup import BAKE
 from arkgate.ports import Invoice, NodeEvent
 from arkgate.simulator.habits import NodeState

@@ -221,6 +221,7 @@ def test_a_look_up_tells_open_settled_and_cancelled_apart(tmp_path: Path, kind: 
         assert status.state is InvoiceState.SETTLED
         assert status.settlement.amount_paid == 50_777
         assert status.settlement.memo == "a call"
+        assert abs(status.settlement.settled_at_ms / 1000 - simulation.network.now()) < 60
         assert await node.look_up(unpaid.payment_hash) == InvoiceStatus(InvoiceState.OPEN)
         assert await node.look_up(cancelled.payment_hash) == InvoiceStatus(InvoiceState.CANCELLED)
         simulation.skip_seconds(700)

@@ -21,7 +21,7 @@ from arkgate.nodes.channel import CredentialsRefused, MutualTls, open_mutual_cha
 from arkgate.nodes.cln_checkup import ClnCheckup
 from arkgate.nodes.cln_rpc import TIMED_OUT, behind, error_code, label_of, map_cln_errors, network_of
 from arkgate.nodes.connection import Connection
-from arkgate.nodes.invoices import InvoiceCheck, cut
+from arkgate.nodes.invoices import LISTED_BEYOND_SECONDS, InvoiceCheck, cut
 from arkgate.ports import Check, Clock, Demands, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
 
 UNARY_TIMEOUT_SECONDS = 5.0
@@ -34,8 +34,6 @@ BACKLOG_PAYMENTS = 20
 """How many payments are told again to a gateway that has no cursor yet; the node may have a million."""
 CALLS_AT_ONCE = 32
 """The plugin opens a connection to lightningd for each call, and fails when some 128 wait to be accepted."""
-LISTED_BEYOND_SECONDS = 24 * 3600
-"""How much further back than asked for a listing looks, for a node whose clock was set meanwhile."""
 _KEYSEND = "keysend-"
 """What the labels of payments that nobody asked for begin with (plugins/keysend.c)."""
 _OURS = (cln.ChanneldNormal, cln.ChanneldAwaitingSplice, cln.ChanneldShuttingDown, cln.ClosingdSigexchange)
@@ -51,7 +49,8 @@ Paid = cln.ListinvoicesInvoices | cln.WaitanyinvoiceResponse
 class ClnNode:
     """`ports.PaymentNode` for Core Lightning. A broken channel is rebuilt, with the TLS files of then.
 
-    The `settle_index` of its cursors is Core Lightning's `pay_index`.
+    The `settle_index` of its cursors is Core Lightning's `pay_index`. Their `add_index` is above 0 as soon as
+    there is a cursor: what it is else does not matter.
     """
 
     def __init__(
@@ -129,12 +128,12 @@ class ClnNode:
         )
 
     async def events(self, since: Cursor) -> AsyncIterator[NodeEvent]:
-        """See `ports.PaymentNode`. With settle_index 0 only the newest payments are told again."""
+        """See `ports.PaymentNode`. Without a cursor only the newest payments are told again."""
         index = since.settle_index
-        if index == 0:
+        if since == Cursor():
             index = max(0, await self._newest_payment() - BACKLOG_PAYMENTS)
             if index:
-                yield NodeEvent(None, Cursor(since.add_index, index))
+                yield NodeEvent(None, Cursor(1, index))
         while True:
             paid = await self._paid_after(index, wait_seconds=self._wait_seconds)
             if paid is None:
@@ -142,7 +141,7 @@ class ClnNode:
             if paid.pay_index <= index:
                 raise self._invoices.refused("tells of the same payment again and again")
             index = paid.pay_index
-            yield NodeEvent(self._settlement(paid), Cursor(since.add_index, index))
+            yield NodeEvent(self._settlement(paid), Cursor(paid.created_index, index))
 
     async def _paid_after(self, index: int, *, wait_seconds: int) -> cln.WaitanyinvoiceResponse | None:
         """The first payment after that index, or None when there is none in that time."""

@@ -1,4 +1,4 @@
-"""What every adapter checks of an invoice that its node has just made, before a payer sees it."""
+"""What every adapter does with invoices: checks a new one before a payer sees it, and looks back in time."""
 
 from arkgate.core.errors import NodeUnavailable
 from arkgate.core.invoice import InvoiceError, read_bolt11
@@ -9,6 +9,9 @@ from arkgate.ports import Clock, Invoice
 
 MEMO_BYTES_MAX = 639
 """What the description of a BOLT11 invoice holds."""
+
+LISTED_BEYOND_SECONDS = 24 * 3600
+"""How much further back than asked for a listing looks, for a node whose clock was set meanwhile."""
 
 
 def cut(memo: str) -> str:

@@ -28,7 +28,7 @@ from arkgate.nodes.channel import (
     with_macaroon_of_now,
 )
 from arkgate.nodes.connection import Connection
-from arkgate.nodes.invoices import InvoiceCheck, cut
+from arkgate.nodes.invoices import LISTED_BEYOND_SECONDS, InvoiceCheck, cut
 from arkgate.nodes.lnd_checkup import BAKE, LndCheckup
 from arkgate.ports import Check, Clock, Demands, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
 
@@ -37,8 +37,6 @@ HEALTH_TIMEOUT_SECONDS = 3.0
 LIST_TIMEOUT_SECONDS = 60.0
 PAGE_INVOICES = 100
 """A node with a huge database may need a third of a second for each invoice (lnd#9716)."""
-LISTED_BEYOND_SECONDS = 24 * 3600
-"""How much further back than asked for a listing looks, for a node whose clock was set meanwhile."""
 _STATES = {
     lnrpc.Invoice.OPEN: InvoiceState.OPEN,
     lnrpc.Invoice.ACCEPTED: InvoiceState.OPEN,  # HTLCs are held and not settled: not a payment yet
