@@ -114,7 +114,7 @@ class ClnNode:
         return InvoiceStatus(state, self._settlement(invoice) if state is InvoiceState.SETTLED else None)
 
     def _settlement(self, paid: Paid) -> Settlement | None:
-        """The settlement of a paid invoice; not of a payment that nobody asked for."""
+        """The settlement of an invoice that was paid; not of a payment that nobody asked for."""
         if len(paid.payment_hash) != 32 or not paid.amount_received_msat.msat:
             return None
         if paid.label.startswith(_KEYSEND):
@@ -178,11 +178,9 @@ class ClnNode:
         while True:
             invoices = await self._page(start, self._page_invoices)
             for invoice in invoices:
-                paid = invoice.status == cln.ListinvoicesInvoices.PAID
-                if paid and _made_at(invoice) >= created_after:
-                    settlement = self._settlement(invoice)
-                    if settlement is not None:
-                        yield settlement
+                settlement = self._settlement(invoice)
+                if settlement is not None and _made_at(invoice) >= created_after:
+                    yield settlement
             if len(invoices) < self._page_invoices:
                 return
             start = invoices[-1].created_index + 1
