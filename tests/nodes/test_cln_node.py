@@ -394,6 +394,29 @@ def test_what_was_made_by_a_clock_that_was_behind_for_a_while_hides_nothing(tmp_
     play(tmp_path, story)
 
 
+def test_a_payment_of_an_offer_whose_text_says_no_time_is_listed(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: SimulatedCln, node: ClnNode) -> None:
+        gate.fill_with_old_invoices(3, age_seconds=60)  # they have no BOLT11
+
+        assert len(await listed(node, int(simulation.network.now() * 1000) - HOUR_MS)) == 3
+
+    play(tmp_path, story)
+
+
+def test_the_first_failure_after_new_files_is_the_last_one(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, gate: SimulatedCln, node: ClnNode) -> None:
+        await invoice_of(node)
+        await gate.stop()
+        gate.renew_certificate()
+        await gate.start()
+        with contextlib.suppress(NodeUnavailable):
+            await invoice_of(node)
+
+        assert (await invoice_of(node)).amount == sats(50)
+
+    play(tmp_path, story)
+
+
 def test_a_node_whose_bitcoind_lags_says_so_in_its_own_words(tmp_path: Path) -> None:
     async def story(simulation: Simulation, gate: SimulatedCln, node: ClnNode) -> None:
         gate.bitcoind_synced = False
