@@ -2,10 +2,11 @@
 
 from arkgate.cli import main
 from arkgate.store import revisions
-from arkgate.store.postgres import lanes
+from arkgate.store.postgres import lanes, queries
 
 revisions.REVISIONS = revisions.REVISIONS[:1]
 lanes.CALLS = lanes.statement_of("calls_v1")
+queries.FUND = "SELECT * FROM fund_v1($1, $2, $3, $4, $5, $6, $7, $8, $9) WHERE $10::bigint = 0"
 
 if __name__ == "__main__":
     main()

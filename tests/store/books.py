@@ -130,9 +130,13 @@ def hash_of(word: str) -> bytes:
     return hashlib.sha256(word.encode()).digest()
 
 
-def settlement(payment_hash: bytes, amount: int = PRICE, *, node: str = NODE) -> Settlement:
+def settlement(payment_hash: bytes, amount: int = PRICE, *, node: str = NODE, fee: int = 0) -> Settlement:
     """A payment as the node reports it."""
-    return Settlement(node, payment_hash, Msat(amount), memo="", settled_at_ms=NOON)
+    return Settlement(node, payment_hash, Msat(amount), memo="", settled_at_ms=NOON, fee=Msat(fee))
+
+
+FUND_BEFORE_FEES = "SELECT * FROM fund_v1($1, $2, $3, $4, $5, $6, $7, $8, $9) WHERE $10::bigint = 0"
+"""What PostgreSQL is told of a payment by a program that knows no fees."""
 
 
 def for_challenge(account_id: str) -> Purpose:

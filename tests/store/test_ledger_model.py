@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from arkgate.core.ledger import (
+    EXPENSE_ACCOUNT,
     Balance,
     FundOutcome,
     ReleaseOutcome,
@@ -61,6 +62,7 @@ class Model:
 
     posted: dict[str, int] = field(default_factory=dict)
     payments: set[bytes] = field(default_factory=set)
+    fees: int = 0
     holds: dict[str, ModelHold] = field(default_factory=dict)
     settled: list[ModelHold] = field(default_factory=list)
 
@@ -158,13 +160,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.runner.close()
         self.directory.cleanup()
 
-    @rule(account_id=accounts, amount=st.integers(1, 100), number=st.integers(0, 4))
-    def fund(self, account_id: str, amount: int, number: int) -> None:
-        payment_hash = hash_of(f"{account_id} {number}")
-        funded = self.do(self.store.ledger.fund(settlement(payment_hash, amount), for_challenge(account_id)))
+    @rule(account_id=accounts, amount=st.integers(1, 100), number=st.integers(0, 4), kept=st.integers(0, 3))
+    def fund(self, account_id: str, amount: int, number: int, kept: int) -> None:
+        payment_hash, fee = hash_of(f"{account_id} {number}"), amount * kept // 3
+        paid = settlement(payment_hash, amount, fee=fee)
+        funded = self.do(self.store.ledger.fund(paid, for_challenge(account_id)))
         new = payment_hash not in self.model.payments
         if new:
             self.model.payments.add(payment_hash)
+            self.model.fees += fee
             self.model.posted[account_id] = self.model.posted.get(account_id, 0) + amount
         assert funded.outcome is (FundOutcome.APPLIED if new else FundOutcome.REPLAYED)
         assert funded.balance == self.model.balance(account_id)
@@ -273,6 +277,15 @@ class LedgerMachine(RuleBasedStateMachine):
             assert account.balance == self.model.balance(account_id)
             used = self.do(self.store.statements.allowance(account_id, CHAT, None)).used
             assert used == self.model.used(account_id, day_of(self.clock.at_ms))
+
+    @invariant()
+    def fees_are_the_operators(self) -> None:
+        assert self.do(self._expenses()) == self.model.fees
+
+    async def _expenses(self) -> int:
+        async with self.store.statements.snapshot() as snapshot:
+            totals = [one async for batch in snapshot.totals_before(2**62) for one in batch]
+        return -sum(one.credit_less_debit for one in totals if one.account_id == EXPENSE_ACCOUNT)
 
 
 class PostgresMachine(LedgerMachine):

@@ -59,7 +59,7 @@ DAMAGE = {
     ),
     "money comes from an account that is not there": (
         "UPDATE transfer SET debit_account_id = 'nowhere' WHERE kind = 'credit'",
-        {0, 1, 3},
+        {0, 1, 3, 4},
         "nowhere",
     ),
     "a credit was deleted": (f"DELETE FROM transfer WHERE transfer_id = '{CREDIT}'", {1, 3, 4}, CREDIT),
@@ -67,6 +67,26 @@ DAMAGE = {
         f"UPDATE invoice SET amount_paid_msat = 1 WHERE payment_hash = x'{PAID.hex()}'",
         {4},
         CREDIT,
+    ),
+    "a fee belongs to no payment": (
+        "INSERT INTO transfer VALUES ('fee:00', 'fee', 'expense:fees', 'asset:node:lnd', 1, 1, 'lnd')",
+        {4},
+        "fee:00",
+    ),
+    "a fee is more than what was paid": (
+        f"UPDATE transfer SET amount_msat = {9 * PRICE + 1} WHERE kind = 'fee'",
+        {4},
+        f"fee:{PAID.hex()}",
+    ),
+    "a fee was kept by somebody else than the node": (
+        "UPDATE transfer SET credit_account_id = 'income:calls' WHERE kind = 'fee'",
+        {4},
+        f"fee:{PAID.hex()}",
+    ),
+    "a fee has the id of a charge": (
+        "UPDATE transfer SET transfer_id = 'charge:fee' WHERE kind = 'fee'",
+        {0},
+        "CHECK constraint failed in transfer",
     ),
     "a paid invoice is open again": (
         "UPDATE invoice SET state = 'open', amount_paid_msat = 0, settled_at_ms = NULL",
@@ -104,7 +124,7 @@ DAMAGE = {
 async def _write_books(path: Path) -> None:
     """A settled, an open and a released call of one account, and a customer who never paid."""
     async with open_sqlite(path, ManualClock()) as store:
-        await store.ledger.fund(settlement(PAID, 9 * PRICE), for_challenge(ALICE))
+        await store.ledger.fund(settlement(PAID, 9 * PRICE, fee=7), for_challenge(ALICE))
         await pay(store, PRICE, BOB)
         await charge(store, call("c1", calls_per_day=5))
         await store.ledger.reserve(call("c2", calls_per_day=5))

@@ -25,6 +25,11 @@ def credit_id(payment_hash: bytes) -> str:
     return f"credit:{payment_hash.hex()}"
 
 
+def fee_id(payment_hash: bytes) -> str:
+    """The id of the transfer that books what the node kept of a payment."""
+    return f"fee:{payment_hash.hex()}"
+
+
 def charge_id(call_id: str) -> str:
     """The id of the transfer that charges a call."""
     return f"charge:{call_id}"
@@ -120,13 +125,15 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A payment as the node reports it: settled, with the amount that really arrived."""
+    """A payment as the node reports it: settled, with the amount that was really paid."""
 
     node: str
     payment_hash: bytes
     amount_paid: Msat
     memo: str
     settled_at_ms: int
+    fee: Msat = Msat(0)
+    """What the node's service kept of it: the operator's expense, never the payer's loss."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ class JournalEntry:
     transfer_id: str
     at_ms: int
     kind: str
-    """`credit` (a payment arrived) or `charge` (a call was sold)."""
+    """`credit` (a payment arrived), `charge` (a call was sold) or `fee` (what a node kept of a payment)."""
     debit_account: str
     credit_account: str
     amount: Msat
     detail: str
-    """The purpose of a credit, the service of a charge."""
+    """The purpose of a credit, the service of a charge, the node of a fee."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ RULES = (
     ),
     Rule(
         4,
-        "Every settled invoice has one credit of what was paid, and every credit its settled invoice",
+        "Every settled invoice has one credit of what was paid, and every credit and fee its settled invoice",
         # Where each invoice has its credit, another credit shows in their numbers; only then it is searched.
         """
         SELECT 'credit:' || lower(hex(payment_hash)) FROM invoice i
@@ -103,6 +103,12 @@ RULES = (
             <> (SELECT count(*) FROM invoice WHERE state = 'settled')
           AND transfer_id NOT IN (
             SELECT 'credit:' || lower(hex(payment_hash)) FROM invoice WHERE state = 'settled')
+        UNION
+        SELECT f.transfer_id FROM transfer f
+        LEFT JOIN transfer t ON t.transfer_id = 'credit:' || substr(f.transfer_id, 5) AND t.kind = 'credit'
+        WHERE f.transfer_id >= 'fee:' AND f.transfer_id < 'fee;'
+          AND (t.transfer_id IS NULL OR f.kind <> 'fee' OR f.amount_msat > t.amount_msat
+            OR f.credit_account_id <> t.debit_account_id)
         """,
     ),
     Rule(

@@ -34,9 +34,11 @@ def customer(account_id: str) -> None:
 
 def amount_paid(settlement: Settlement) -> None:
     """What a node reports is an amount that can exist."""
-    amount = settlement.amount_paid
+    amount, fee = settlement.amount_paid, settlement.fee
     if not 0 < amount <= _AMOUNT_MAX:
         raise ValueError(f"{settlement.node} reports {amount} msat for {settlement.payment_hash.hex()}")
+    if not 0 <= fee <= amount:
+        raise ValueError(f"{settlement.node} kept {fee} of {amount} msat for {settlement.payment_hash.hex()}")
 
 
 def unpaid_end(state: InvoiceState) -> None:

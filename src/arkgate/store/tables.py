@@ -71,7 +71,11 @@ class Transfer(SQLModel, table=True):
     """Money that moved from one account to another; append-only, and its id is the idempotency key."""
 
     __table_args__ = (
-        CheckConstraint(_states("kind", "credit", "charge"), name="transfer_kind"),
+        CheckConstraint(
+            f"{_states('kind', 'credit', 'charge', 'fee')}"
+            " AND (kind <> 'fee' OR substr(transfer_id, 1, 4) = 'fee:')",
+            name="transfer_kind",
+        ),
         CheckConstraint("amount_msat > 0", name="transfer_amount"),
         CheckConstraint("debit_account_id <> credit_account_id", name="transfer_moves"),
         # PostgreSQL would lock the row of the income account for each charge: one hot row for all payers.
@@ -96,7 +100,7 @@ class Transfer(SQLModel, table=True):
     credit_account_id: str = Field(sa_column=Column(TEXT, nullable=False))
     amount_msat: int = Field(sa_column=Column(INT64, nullable=False))
     at_ms: int = Field(sa_column=Column(INT64, nullable=False))
-    # What it was for, in a word for people: the purpose of a credit, the service of a charge.
+    # What it was for, in a word for people: the purpose of a credit, the service of a charge, a fee's node.
     detail: str = Field(sa_column=Column(TEXT, nullable=False))
 
 

@@ -128,6 +128,7 @@ class PostgresLedger:
             None if purpose is None else purpose.kind.name.lower(),
             None if cursor is None else cursor.add_index,
             None if cursor is None else cursor.settle_index,
+            settlement.fee,
         )
         outcome = FundOutcome(row["outcome"])
         if outcome is FundOutcome.FOREIGN:

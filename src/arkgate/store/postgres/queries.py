@@ -12,7 +12,7 @@ from arkgate.store.rows import INVOICE_COLUMNS
 OPEN_SESSION = "SELECT open_session_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 ADD_INVOICE = "SELECT add_invoice_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 GIVE_TOKEN = "SELECT give_token_v1($1, $2, $3)"  # noqa: S105
-FUND = "SELECT * FROM fund_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+FUND = "SELECT * FROM fund_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 ADVANCE = "SELECT advance_v1($1, $2, $3)"
 
 MARK_INVOICE = """

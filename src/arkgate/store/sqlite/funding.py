@@ -2,6 +2,7 @@
 
 from arkgate.core.keys import Purpose
 from arkgate.core.ledger import (
+    EXPENSE_ACCOUNT,
     Balance,
     Cursor,
     Funded,
@@ -11,6 +12,7 @@ from arkgate.core.ledger import (
     SessionRecord,
     Settlement,
     credit_id,
+    fee_id,
     node_account,
 )
 from arkgate.store import rules
@@ -113,6 +115,9 @@ def _credit(
     assert settled == 1, "an invoice that was not credited was settled"
     transfer = (credit_id(payment_hash), "credit", asset, account_id, amount, now_ms, detail)
     database.execute(queries.ADD_TRANSFER, transfer)
+    if settlement.fee:
+        kept = (fee_id(payment_hash), "fee", EXPENSE_ACCOUNT, asset, settlement.fee, now_ms, settlement.node)
+        database.execute(queries.ADD_TRANSFER, kept)
     database.execute(queries.CREDIT_ACCOUNT, (amount, account_id))
     return balance_of(database, account_id)
 
