@@ -146,11 +146,22 @@ class PaymentNode(Protocol):
     invoice_minimum: Msat
     """The smallest invoice that makes sense here."""
     invoice_maximum: Msat
+    draws_preimages: bool
+    """Whether the node draws each invoice's preimage itself.
+
+    Then its invoices carry no tag, because a tag names the payment hash. Whose payment it is stands only
+    in our books or in the credential that the payer brings: books that are restored from a backup do not
+    find payments to invoices that were made after it.
+    """
 
     async def create_invoice(
-        self, amount: Msat, *, preimage: bytes, memo: str, expiry_seconds: int
+        self, amount: Msat, *, preimage: bytes | None, memo: str, expiry_seconds: int
     ) -> Invoice:
-        """A new invoice for exactly that amount, whose payment hash is the SHA-256 of `preimage`.
+        """A new invoice for exactly that amount.
+
+        Its payment hash is the SHA-256 of `preimage`, or of one that the node draws where there is none:
+        a node that draws its preimages takes no other, and raises ValueError. Where the node's service
+        decides how long invoices live, `expires_at_ms` is not what was asked for.
 
         Not retried: a lost answer leaves a harmless orphan.
 

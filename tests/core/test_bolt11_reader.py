@@ -51,6 +51,7 @@ def same(text: str) -> None:
     assert ours.payment_hash.hex() == theirs.payment_hash
     assert ours.created_at == theirs.date
     assert ours.expiry_seconds == (theirs.expiry or DEFAULT_EXPIRY_SECONDS)
+    assert ours.description == (theirs.description or "")
 
 
 @pytest.mark.parametrize("amount_msat", AMOUNTS)

@@ -5,6 +5,7 @@ A further kind of node is added to KINDS with what builds it, and must pass all 
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -190,6 +191,19 @@ def test_an_invoice_is_for_what_was_asked(tmp_path: Path, kind: Kind) -> None:
         row = gate.invoice(invoice.payment_hash)
         assert row is not None
         assert (row.memo, row.amount_msat, row.private) == ("a call", 50_000, False)
+
+    play(tmp_path, kind, story)
+
+
+def test_a_node_that_is_given_no_preimage_draws_one(tmp_path: Path, kind: Kind) -> None:
+    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
+        invoice = await node.create_invoice(sats(50), preimage=None, memo="a call", expiry_seconds=600)
+        paid = await simulation.pay(invoice.payment_request)
+
+        assert hashlib.sha256(paid.preimage).digest() == invoice.payment_hash
+        status = await node.look_up(invoice.payment_hash)
+        assert status is not None
+        assert status.state is InvoiceState.SETTLED
 
     play(tmp_path, kind, story)
 

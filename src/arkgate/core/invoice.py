@@ -17,7 +17,7 @@ _MSAT_PER_BITCOIN = 100_000_000_000
 _DIVISORS = {"": 1, "m": 1_000, "u": 1_000_000, "n": 1_000_000_000, "p": 1_000_000_000_000}
 _TIMESTAMP_WORDS = 7
 _SIGNATURE_AND_CHECKSUM_WORDS = 104 + 6
-_PAYMENT_HASH, _EXPIRY = _CHARSET["p"], _CHARSET["x"]
+_PAYMENT_HASH, _EXPIRY, _DESCRIPTION = _CHARSET["p"], _CHARSET["x"], _CHARSET["d"]
 _PAYMENT_HASH_WORDS = 52
 DEFAULT_EXPIRY_SECONDS = 3600
 
@@ -37,6 +37,7 @@ class Bolt11:
     created_at: int
     """Unix seconds."""
     expiry_seconds: int
+    description: str = ""
 
 
 def read_bolt11(text: str) -> Bolt11:
@@ -62,6 +63,7 @@ def read_bolt11(text: str) -> Bolt11:
         payment_hash=(_number(fields[_PAYMENT_HASH]) >> 4).to_bytes(32, "big"),
         created_at=_number(words[:_TIMESTAMP_WORDS]),
         expiry_seconds=_number(fields[_EXPIRY]) if _EXPIRY in fields else DEFAULT_EXPIRY_SECONDS,
+        description=_text(fields.get(_DESCRIPTION, [])),
     )
 
 
@@ -96,6 +98,12 @@ def _number(words: list[int]) -> int:
     for word in words:
         value = value << 5 | word
     return value
+
+
+def _text(words: list[int]) -> str:
+    """UTF-8 in words of five bits; the bits after its last whole byte are padding."""
+    bits = 5 * len(words)
+    return (_number(words) >> bits % 8).to_bytes(bits // 8, "big").decode(errors="replace")
 
 
 def _amount(number: int, unit: str) -> Msat:

@@ -164,7 +164,7 @@ class InvoiceDesk:
     async def invoice(
         self, wanted: Callable[[PaymentNode], Wanted], purpose: Purpose, *, expiry_seconds: int
     ) -> Issued:
-        """An invoice whose memo ends in the keyed tag of its purpose and payment hash.
+        """An invoice whose memo ends in the keyed tag of its purpose and payment hash, where it has one.
 
         What is wanted may differ from node to node, because their smallest amounts do. Raises
         NodeUnavailable when no node makes it, and Overloaded when too many wait already.
@@ -202,14 +202,17 @@ class InvoiceDesk:
                 raise
 
     async def _made(self, counter: _Counter, want: Wanted, purpose: Purpose, expiry_seconds: int) -> Invoice:
-        """The preimage is drawn here, because the tag must name the hash.
+        """The preimage is drawn here, because the tag must name the hash; only the node keeps it.
 
-        A memo that was copied would make a foreign payment ours otherwise. Only the node keeps it.
+        A memo that was copied would make a foreign payment ours otherwise. An invoice of a node that draws
+        its preimages has no tag: whose it is stands in our books, or in the payer's credential.
         """
         if self._waiting >= INVOICES_WAITING_MAX:
             raise _busy()
-        preimage = secrets.token_bytes(PREIMAGE_BYTES)
-        memo = f"{want.title} {self._keyring.tag(purpose, hashlib.sha256(preimage).digest())}"
+        preimage, memo = None, want.title
+        if not counter.node.draws_preimages:
+            preimage = secrets.token_bytes(PREIMAGE_BYTES)
+            memo = f"{want.title} {self._keyring.tag(purpose, hashlib.sha256(preimage).digest())}"
         self._waiting += 1
         try:
             async with asyncio.timeout(INVOICE_WAIT_SECONDS_MAX):

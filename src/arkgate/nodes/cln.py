@@ -6,6 +6,7 @@ Sources: cln-grpc's node.proto, lightningd/invoice.c and wallet/invoices.c.
 import asyncio
 import contextlib
 import hashlib
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from arkgate.nodes.connection import Connection
 from arkgate.nodes.invoices import LISTED_BEYOND_SECONDS, InvoiceCheck, cut
 from arkgate.ports import Check, Clock, Demands, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
 
+PREIMAGE_BYTES = 32
 UNARY_TIMEOUT_SECONDS = 5.0
 HEALTH_TIMEOUT_SECONDS = 3.0
 LIST_TIMEOUT_SECONDS = 60.0
@@ -71,6 +73,7 @@ class ClnNode:
         self.number = number
         self.invoice_minimum = invoice_minimum
         self.invoice_maximum = invoice_maximum
+        self.draws_preimages = False
         self._credentials = credentials
         self._clock = clock
         self._timeout_seconds = timeout_seconds
@@ -81,9 +84,10 @@ class ClnNode:
         self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
 
     async def create_invoice(
-        self, amount: Msat, *, preimage: bytes, memo: str, expiry_seconds: int
+        self, amount: Msat, *, preimage: bytes | None, memo: str, expiry_seconds: int
     ) -> Invoice:
         """See `ports.PaymentNode`."""
+        preimage = preimage or secrets.token_bytes(PREIMAGE_BYTES)  # the label names the hash
         payment_hash = hashlib.sha256(preimage).digest()
         request = cln.InvoiceRequest(
             description=cut(memo),

@@ -37,20 +37,21 @@ class InvoiceCheck:
         self,
         payment_request: str,
         *,
-        stated_hash: bytes,
-        payment_hash: bytes,
         amount: Msat,
-        expiry_seconds: int,
+        stated_hash: bytes | None = None,
+        payment_hash: bytes | None = None,
+        expiry_seconds: int | None = None,
     ) -> Invoice:
         """The invoice, if it is what was asked for: a payer would pay whatever its text says.
 
-        `stated_hash` is the node's own word beside the text. Raises NodeUnavailable.
+        `stated_hash` is the node's own word beside the text, where it has one; `payment_hash` and
+        `expiry_seconds` what was asked for, unless the node decides it. Raises NodeUnavailable.
         """
         try:
             bolt11 = read_bolt11(payment_request)
         except InvoiceError as error:
             raise self.refused(f"returned an invoice that cannot be read: {error}") from error
-        if not bolt11.payment_hash == stated_hash == payment_hash:
+        if {stated_hash, payment_hash} - {None, bolt11.payment_hash}:
             raise self.refused("returned an invoice for another payment hash")
         if bolt11.amount != amount:
             raise self.refused(f"returned an invoice for {bolt11.amount} msat instead of {amount}")
@@ -60,13 +61,14 @@ class InvoiceCheck:
         # A node whose clock is off counts the expiry from now on all the same, by that clock.
         now_ms, dated_ms = self._clock.now_ms(), bolt11.created_at * 1000
         begins_ms = dated_ms if self.clock_offset.check(dated_ms) else now_ms
+        lives_seconds = bolt11.expiry_seconds if expiry_seconds is None else expiry_seconds
         return Invoice(
             node=self._node,
-            payment_hash=payment_hash,
+            payment_hash=bolt11.payment_hash,
             payment_request=payment_request,
             amount=amount,
             created_at_ms=min(begins_ms, now_ms),
-            expires_at_ms=begins_ms + expiry_seconds * 1000,
+            expires_at_ms=begins_ms + lives_seconds * 1000,
         )
 
     def refused(self, sentence: str) -> NodeUnavailable:

@@ -74,6 +74,7 @@ class LndNode:
         self.number = number
         self.invoice_minimum = invoice_minimum
         self.invoice_maximum = invoice_maximum
+        self.draws_preimages = False
         self._credentials = credentials
         self._clock = clock
         self._timeout_seconds = timeout_seconds
@@ -86,17 +87,21 @@ class LndNode:
         self._may_get_info = True
 
     async def create_invoice(
-        self, amount: Msat, *, preimage: bytes, memo: str, expiry_seconds: int
+        self, amount: Msat, *, preimage: bytes | None, memo: str, expiry_seconds: int
     ) -> Invoice:
         """See `ports.PaymentNode`."""
         request = lnrpc.Invoice(
-            value_msat=amount, r_preimage=preimage, memo=cut(memo), expiry=expiry_seconds, private=False
+            value_msat=amount,
+            r_preimage=preimage or b"",
+            memo=cut(memo),
+            expiry=expiry_seconds,
+            private=False,
         )
         answer = await self._unary("AddInvoice", request, "making an invoice")
         return self._invoices.checked(
             answer.payment_request,
             stated_hash=answer.r_hash,
-            payment_hash=hashlib.sha256(preimage).digest(),
+            payment_hash=hashlib.sha256(preimage).digest() if preimage else None,
             amount=amount,
             expiry_seconds=expiry_seconds,
         )
