@@ -15,6 +15,7 @@ import uvloop
 
 from arkgate import app, settings
 from arkgate.core.ledger import Finding
+from arkgate.simulator.barkd import SimulatedBarkd
 from arkgate.simulator.cln import SimulatedCln
 from arkgate.simulator.daemon import SimulatedDaemon
 from arkgate.simulator.lnd import SimulatedNode
@@ -50,7 +51,7 @@ def write_settings(
 
     What it adds to the nodes' table concerns the first. Names all nodes of the gate's owner, or `nodes`.
     """
-    first, *others = nodes or [simulation.gate, *simulation.spares, *simulation.clns]
+    first, *others = nodes or [simulation.gate, *simulation.spares, *simulation.clns, *simulation.barkds]
     tables = {
         "[gateway]": f'listen = "127.0.0.1:{port}"\noperator_listen = "127.0.0.1:{operator_port}"',
         "[store]": "log_megabytes = 1",
@@ -84,6 +85,8 @@ def _files(node: SimulatedDaemon) -> str:
             f'client_cert_file = "{node.credentials.client}"\n'
             f'client_key_file = "{node.credentials.client_key}"'
         )
+    if isinstance(node, SimulatedBarkd):
+        return f'kind = "barkd"\ntoken_file = "{node.token_file}"'
     assert isinstance(node, SimulatedNode)
     return (
         f'tls_cert_file = "{node.credentials.tls_cert}"\n'

@@ -23,7 +23,7 @@ from arkgate.nodes.cln import ClnNode
 from arkgate.nodes.lnd import LndNode
 from arkgate.ports import Holdings, Invoice, InvoiceStatus, NodeEvent, PaymentNode
 from arkgate.simulator.cln import SimulatedCln
-from arkgate.simulator.daemon import SimulatedDaemon
+from arkgate.simulator.daemon import GrpcDaemon, SimulatedDaemon
 from arkgate.simulator.habits import Lie
 from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.simulation import Simulation
@@ -443,6 +443,7 @@ def test_a_renewed_certificate_is_taken_up(tmp_path: Path, kind: Kind) -> None:
         await gate.stop()
         with pytest.raises(NodeUnavailable):
             await invoice_of(node)
+        assert isinstance(gate, GrpcDaemon)
         gate.renew_certificate()
         await gate.start()
 

@@ -18,7 +18,7 @@ import grpc
 from arkgate._proto.cln import node_pb2 as cln
 from arkgate._proto.cln import node_pb2_grpc
 from arkgate.simulator import cln_credentials
-from arkgate.simulator.daemon import Context, SimulatedDaemon, abort, leave
+from arkgate.simulator.daemon import Context, GrpcDaemon, abort, leave
 from arkgate.simulator.network import Network, Refused, lying_answer
 from arkgate.simulator.records import InvoiceRow
 
@@ -45,7 +45,7 @@ def rpc_error(method: str, code: int, text: str, *, data: str = "None") -> Refus
     return Refused(f"Error calling method {method}: RpcError {{ {error} }}")
 
 
-class SimulatedCln(SimulatedDaemon):
+class SimulatedCln(GrpcDaemon):
     """One simulated Core Lightning."""
 
     def __init__(self, network: Network, name: str, *, data_dir: Path, port: int = 0) -> None:

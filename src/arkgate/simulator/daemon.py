@@ -1,4 +1,4 @@
-"""What every simulated node is, whatever it speaks: gRPC on loopback before the network's records."""
+"""What every simulated node is, whatever it speaks, and what those have in common that speak gRPC."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -30,15 +30,14 @@ class SimulatedDaemon(ABC):
         self.data_dir = data_dir / name
         self.peer = network.join(name)
         self.port = port
-        self._server: grpc.aio.Server | None = None
 
     @abstractmethod
-    def add_services(self, server: grpc.aio.Server) -> None:
-        """Puts the daemon's services on the server that `start` makes."""
+    async def start(self) -> None:
+        """Listens; after `stop`, on the same port. Raises PortTaken."""
 
     @abstractmethod
-    def server_credentials(self) -> grpc.ServerCredentials:
-        """The TLS of the daemon, as its files are now."""
+    async def stop(self) -> None:
+        """Stops listening and breaks every call; invoices and payments stay."""
 
     @property
     @abstractmethod
@@ -47,11 +46,7 @@ class SimulatedDaemon(ABC):
 
     @abstractmethod
     def cut_streams(self) -> int:
-        """Breaks every call that waits for settlements, with UNAVAILABLE; answers how many."""
-
-    @abstractmethod
-    def renew_certificate(self) -> None:
-        """Makes the TLS files anew; they are shown after the next start."""
+        """Breaks every call that waits for settlements; answers how many."""
 
     @property
     def habits(self) -> Habits:
@@ -60,30 +55,13 @@ class SimulatedDaemon(ABC):
 
     @property
     def address(self) -> str:
-        """Where its gRPC listens: host and port."""
+        """Where it listens: host and port."""
         return f"{LOOPBACK}:{self.port}"
 
     @property
     def public_key(self) -> str:
         """The node's identity, hex."""
         return self.peer.public_key
-
-    async def start(self) -> None:
-        """Listens; after `stop`, on the same port with the TLS files as they are. Raises PortTaken."""
-        server = grpc.aio.server(options=_OPTIONS)
-        self.add_services(server)
-        try:
-            self.port = server.add_secure_port(self.address, self.server_credentials())
-        except RuntimeError as exc:
-            raise PortTaken(self.port, f"the simulated {self.name} node") from exc
-        await server.start()
-        self._server = server
-
-    async def stop(self) -> None:
-        """Stops listening and breaks every call; invoices and payments stay."""
-        if self._server is not None:
-            await self._server.stop(grace=None)
-            self._server = None
 
     @property
     def received_msat(self) -> int:
@@ -110,6 +88,43 @@ class SimulatedDaemon(ABC):
     def invoice(self, payment_hash: bytes) -> InvoiceRow | None:
         """The node's own record of an invoice."""
         return self.peer.invoice(payment_hash)
+
+
+class GrpcDaemon(SimulatedDaemon):
+    """A node that speaks gRPC over TLS."""
+
+    def __init__(self, network: Network, name: str, *, data_dir: Path, port: int = 0) -> None:
+        super().__init__(network, name, data_dir=data_dir, port=port)
+        self._server: grpc.aio.Server | None = None
+
+    @abstractmethod
+    def add_services(self, server: grpc.aio.Server) -> None:
+        """Puts the daemon's services on the server that `start` makes."""
+
+    @abstractmethod
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """The TLS of the daemon, as its files are now."""
+
+    @abstractmethod
+    def renew_certificate(self) -> None:
+        """Makes the TLS files anew; they are shown after the next start."""
+
+    async def start(self) -> None:
+        """Listens; after `stop`, on the same port with the TLS files as they are. Raises PortTaken."""
+        server = grpc.aio.server(options=_OPTIONS)
+        self.add_services(server)
+        try:
+            self.port = server.add_secure_port(self.address, self.server_credentials())
+        except RuntimeError as exc:
+            raise PortTaken(self.port, f"the simulated {self.name} node") from exc
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Stops listening and breaks every call; invoices and payments stay."""
+        if self._server is not None:
+            await self._server.stop(grace=None)
+            self._server = None
 
 
 async def abort(context: Context, refused: Refused) -> NoReturn:

@@ -24,7 +24,7 @@ from arkgate._proto.lnd import (
     verrpc_pb2_grpc,
 )
 from arkgate.simulator import credentials
-from arkgate.simulator.daemon import Context, SimulatedDaemon, abort, leave
+from arkgate.simulator.daemon import Context, GrpcDaemon, abort, leave
 from arkgate.simulator.habits import VERSION, NodeState
 from arkgate.simulator.messages import (
     decoded_message,
@@ -77,7 +77,7 @@ _WALLET_STATES = {
 }
 
 
-class SimulatedNode(SimulatedDaemon):
+class SimulatedNode(GrpcDaemon):
     """One simulated LND."""
 
     def __init__(self, network: Network, name: str, *, data_dir: Path, port: int = 0) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ MEMO_BYTES_MAX = 639
 CLTV_EXPIRY_DEFAULT = 80
 
 Listener = Callable[[InvoiceRow], None]
+Taker = Callable[[PaymentRow], Awaitable[bool]]
+"""Takes a payment that has arrived, in its own time, or not: then it fails."""
 
 
 class Refused(Exception):  # noqa: N818
@@ -52,6 +54,8 @@ class Peer:
         self.payments = {row.payment_hash: row for row in records.payments(name)}
         self.payments_begun = max((row.number for row in self.payments.values()), default=0)
         self.listeners: list[Listener] = []
+        self.taker: Taker | None = None
+        """Whoever takes its payments, where it is not the node at once."""
 
     def invoice(self, payment_hash: bytes) -> InvoiceRow | None:
         """The invoice, unless the node does not know it or has collected it as garbage."""
@@ -340,6 +344,8 @@ class Network:
         if payee is None:
             return self._fail(payer, payment, "FAILURE_REASON_NO_ROUTE")
         await self._hold_parts(payer, payee, payment)
+        if payee.taker is not None and not await payee.taker(payment):
+            return self._fail(payer, payment, "FAILURE_REASON_INCORRECT_PAYMENT_DETAILS")
         invoice = payee.invoice(payment.payment_hash)
         if invoice is None or invoice.settled or invoice.canceled_at(self.now_at(payee)):
             return self._fail(payer, payment, "FAILURE_REASON_INCORRECT_PAYMENT_DETAILS")

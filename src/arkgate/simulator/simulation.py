@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arkgate.simulator import wallet
+from arkgate.simulator.barkd import SimulatedBarkd
 from arkgate.simulator.chat import MODELS_DEFAULT, SimulatedChat
 from arkgate.simulator.cln import SimulatedCln
 from arkgate.simulator.daemon import SimulatedDaemon
@@ -33,6 +34,8 @@ class Simulation:
     """Further nodes of the gate's owner."""
     clns: Sequence[SimulatedCln]
     """Core Lightnings of the gate's owner."""
+    barkds: Sequence[SimulatedBarkd]
+    """Ark wallets of the gate's owner."""
 
     @property
     def payer_rest_url(self) -> str:
@@ -74,6 +77,7 @@ class Simulation:
         settle_delay_seconds: float = 0.05,
         spares: Sequence[str] = (),
         clns: Sequence[str] = (),
+        barkds: Sequence[str] = (),
     ) -> AsyncIterator["Simulation"]:
         """Runs until the block ends; port 0 takes any free one. Raises PortTaken, which names the port.
 
@@ -87,8 +91,9 @@ class Simulation:
             payer.habits.settle_delay_seconds = settle_delay_seconds
             others = [SimulatedNode(network, name, data_dir=data_dir) for name in spares]
             lightnings = [SimulatedCln(network, name, data_dir=data_dir) for name in clns]
+            wallets = [SimulatedBarkd(network, name, data_dir=data_dir) for name in barkds]
             network.resume()
-            daemons: list[SimulatedDaemon] = [gate, payer, *others, *lightnings]
+            daemons: list[SimulatedDaemon] = [gate, payer, *others, *lightnings, *wallets]
             for node in daemons:
                 await node.start()
                 stack.push_async_callback(node.stop)
@@ -106,4 +111,5 @@ class Simulation:
                 payer_rest_port=bound,
                 spares=others,
                 clns=lightnings,
+                barkds=wallets,
             )

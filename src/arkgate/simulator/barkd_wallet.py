@@ -1,0 +1,300 @@
+"""The wallet of a simulated barkd and its Ark server's part in payments, on the shared network.
+
+Sources: bark-rest and bark-json of bark 0.6.0 for forms and texts, and what the real daemon did.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from arkgate.simulator.network import Network, Peer
+from arkgate.simulator.records import InvoiceRow, PaymentRow
+
+EXPIRY_SECONDS = 172_800
+BUFFER_SECONDS = 600
+HELD_SECONDS_MAX = 180.0
+_POLL_SECONDS = 0.01
+
+
+class BarkdError(Exception):
+    """barkd answers with an error."""
+
+    def __init__(self, text: str, status: int = 500) -> None:
+        super().__init__(text)
+        self.text = text
+        self.status = status
+
+
+@dataclass(slots=True)
+class ArkHabits:
+    """What can be wrong with a barkd and its Ark server; a healthy one by default."""
+
+    server_up: bool = True
+    blind: bool = False
+    """Its server was restarted: barkd learns nothing of it before it is told to look into its mailbox."""
+    never_connected: bool = False
+    """The server was down when barkd started."""
+    pool_empty: bool = False
+    """The server accepts payments and holds them, because it has nothing to pay them out with."""
+    held_seconds_max: float = HELD_SECONDS_MAX
+    """How long it holds them before it fails them."""
+    delivery_seconds: float = 0.0
+    """How long a payment is pending before it is successful."""
+    movements_late: bool = False
+    """A settled invoice's movement stays pending."""
+    notifications_lost: bool = False
+    """What happens is told to nobody, as when the buffer was lost."""
+    error_bodies: str = "json"
+    """`json`, `text` or `empty`."""
+    has_wallet: bool = True
+    has_lightning: bool = True
+    network: str = "regtest"
+    base_fee_sats: int = 100
+    fee_ppm: int = 2_000
+
+
+@dataclass(slots=True)
+class Movement:
+    """An entry of the history."""
+
+    number: int
+    row: InvoiceRow
+    paid_sats: int
+    fee_sats: int
+    created_at: str
+    status: str = "pending"
+    completed_at: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As barkd tells it; the amounts are filled in from the first moment."""
+        kind = {"name": "bark.arkoor", "kind": "receive"}
+        destination = {"type": "ark", "value": "tark1simulated"}
+        if not self.row.is_keysend:
+            kind = {"name": "bark.lightning_receive", "kind": "receive"}
+            destination = {"type": "invoice", "value": self.row.payment_request}
+        return {
+            "id": self.number,
+            "status": self.status,
+            "subsystem": kind,
+            "metadata": {"payment_hash": self.row.payment_hash.hex()},
+            "intended_balance_sat": self.row.amount_msat // 1000,
+            "effective_balance_sat": self.paid_sats - self.fee_sats,
+            "offchain_fee_sat": self.fee_sats,
+            "sent_to": [],
+            "received_on": [{"destination": destination, "amount_sat": self.paid_sats}],
+            "input_vtxos": [],
+            "output_vtxos": [f"{self.row.payment_hash.hex()}:0"],
+            "exited_vtxos": [],
+            "time": {
+                "created_at": self.created_at,
+                "updated_at": self.completed_at or self.created_at,
+                "completed_at": self.completed_at,
+            },
+        }
+
+
+@dataclass(slots=True)
+class Notification:
+    """An entry of the buffer that a restart forgets."""
+
+    at: str
+    message: dict[str, Any]
+
+
+@dataclass(eq=False, slots=True)
+class Wait:
+    """A call that waits for notifications."""
+
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    cut: bool = False
+
+
+class ArkWallet:
+    """What a barkd and its Ark server know, whether or not barkd runs."""
+
+    def __init__(self, network: Network, peer: Peer, *, token: str) -> None:
+        self.network = network
+        self.peer = peer
+        self.token = token
+        self.ark = ArkHabits()
+        self.running = False
+        """Whether barkd runs; payments wait for it."""
+        self.calls: list[str] = []
+        """Every call so far, as `GET /history`."""
+        self.taken_sats = 0
+        """What its owner has spent."""
+        self.waits: set[Wait] = set()
+        self._movements: dict[bytes, Movement] = {}
+        self._notifications: list[Notification] = []
+        for row in sorted(peer.invoices.values(), key=lambda row: row.settle_index):
+            self._note(row)
+        peer.listeners.append(self._note)
+        peer.taker = self._take
+
+    def cut_waits(self) -> int:
+        """Breaks every call that waits for notifications; answers how many."""
+        for wait in self.waits:
+            wait.cut = True
+            wait.changed.set()
+        return len(self.waits)
+
+    def forget_notifications(self) -> None:
+        """What a restart does."""
+        self._notifications.clear()
+
+    # What barkd knows.
+
+    @property
+    def spendable_sats(self) -> int:
+        """What the wallet has: what came in, less fees and what was spent."""
+        successful = [one for one in self._movements.values() if one.status == "successful"]
+        return sum(one.paid_sats - one.fee_sats for one in successful) - self.taken_sats
+
+    def fee_sats(self, amount_sats: int) -> int:
+        """What the server keeps of a payment."""
+        return self.ark.base_fee_sats + amount_sats * self.ark.fee_ppm // 1_000_000
+
+    def add(self, amount_sats: int, description: str) -> InvoiceRow:
+        """A new invoice; the server and barkd decide all but amount and description. Raises BarkdError."""
+        failed = "Failed to create invoice: "
+        if self.ark.never_connected:
+            raise BarkdError(f"{failed}You should be connected to Ark server to perform this action")
+        if not self.ark.server_up:
+            text = "code: 'The service is currently unavailable', message: \"tcp connect error\""
+            raise BarkdError(failed + text)
+        if not amount_sats:
+            raise BarkdError(f"{failed}Cannot create invoice for 0 sats")
+        if self.fee_sats(amount_sats) >= amount_sats:
+            raise BarkdError(f"{failed}Amount after fees would be zero or negative")
+        if not self.ark.has_lightning:
+            text = "code: 'Internal error', message: \"no active hold-compatible cln node\""
+            raise BarkdError(failed + text)
+        return self.network.add_invoice(
+            self.peer,
+            amount_msat=amount_sats * 1000,
+            memo=description,
+            expiry_seconds=EXPIRY_SECONDS,
+            cltv_expiry=256,
+        )
+
+    def receive(self, payment_hash: bytes) -> dict[str, Any]:
+        """What barkd says of an invoice. Raises BarkdError for unknown, cancelled and expired ones alike."""
+        row = self._known(payment_hash)
+        movement = self._movements.get(payment_hash)
+        state = "awaiting-payment" if movement is None else "htlcs-ready"
+        settled_at = None
+        if row.settled:
+            state, settled_at = "settled", rfc3339(row.settled_at)
+        return {
+            "payment_hash": row.payment_hash.hex(),
+            "state": state,
+            "invoice": row.payment_request,
+            "payment_preimage": row.preimage.hex(),
+            "amount_sat": row.amount_msat // 1000,
+            "htlc_vtxo_ids": [],
+            "settled_at": settled_at,
+            "preimage_revealed_at": None,
+            "finished_at": settled_at,
+            "htlc_vtxos": [],
+        }
+
+    def delete(self, payment_hash: bytes) -> None:
+        """Cancels an unpaid invoice. Raises BarkdError."""
+        if self._known(payment_hash).settled:
+            raise BarkdError("no pending lightning receive found for this payment hash")
+        self.network.cancel(self.peer, payment_hash)
+
+    def _known(self, payment_hash: bytes) -> InvoiceRow:
+        row = self.peer.invoice(payment_hash)
+        if row is None or row.is_keysend or row.canceled_at(self.network.now_at(self.peer)):
+            raise BarkdError(
+                "Failed to get lightning receive status: "
+                "no pending lightning receive found for this payment hash"
+            )
+        return row
+
+    def history(self, payment_request: str | None = None) -> list[dict[str, Any]]:
+        """Movements, newest first; with an invoice, those that it has."""
+        newest_first = sorted(self._movements.values(), key=lambda one: -one.number)
+        return [
+            movement.as_json()
+            for movement in newest_first
+            if payment_request in (None, movement.row.payment_request)
+        ]
+
+    def notifications(self, since: str | None) -> list[Notification]:
+        """Those in the buffer after a time."""
+        oldest = rfc3339(self.network.now_at(self.peer) - BUFFER_SECONDS)
+        return [one for one in self._notifications if one.at > max(since or "", oldest)]
+
+    def look_into_mailbox(self) -> int:
+        """What `POST /wallet/sync/mailbox` does; answers its checkpoint. Raises BarkdError."""
+        if not self.ark.server_up:
+            raise BarkdError("Failed to sync mailbox: code: 'The service is currently unavailable'")
+        self.ark.blind = self.ark.never_connected = False
+        return len(self._movements)
+
+    # How payments come in.
+
+    async def _take(self, payment: PaymentRow) -> bool:
+        """The server holds a payment until barkd has taken it, or fails it."""
+        ark = self.ark
+        row = self.peer.invoice(payment.payment_hash)
+        if row is None or row.canceled_at(self.network.now_at(self.peer)):
+            return False
+        if not await self._until(lambda: not ark.pool_empty, seconds=ark.held_seconds_max):
+            return False
+        ready = await self._until(
+            lambda: self.running and ark.server_up and not ark.blind,
+            seconds=ark.held_seconds_max,
+        )
+        if ready and not row.settled:
+            self._book(row, payment.amount_msat // 1000)
+            await asyncio.sleep(ark.delivery_seconds)
+        return ready
+
+    async def _until(self, fact: Callable[[], bool], *, seconds: float) -> bool:
+        """Waits for something that a test decides; whether it came in time."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not fact():
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        return True
+
+    def _book(self, row: InvoiceRow, paid_sats: int) -> Movement:
+        """A pending movement, unless there is one."""
+        movement = self._movements.get(row.payment_hash)
+        if movement is None:
+            fee = 0 if row.is_keysend else self.fee_sats(paid_sats)
+            now = rfc3339(self.network.now_at(self.peer))
+            movement = Movement(len(self._movements) + 1, row, paid_sats, fee, now)
+            self._movements[row.payment_hash] = movement
+            self._notify("movement-created", movement)
+        return movement
+
+    def _note(self, row: InvoiceRow) -> None:
+        """What the network settled is a successful movement."""
+        if not row.settled:
+            return
+        movement = self._book(row, row.paid_msat // 1000)
+        if not self.ark.movements_late:
+            movement.status, movement.completed_at = "successful", rfc3339(row.settled_at)
+            self._notify("movement-updated", movement)
+
+    def _notify(self, kind: str, movement: Movement) -> None:
+        if not self.running or self.ark.notifications_lost:
+            return
+        at = rfc3339(self.network.now_at(self.peer))
+        if self._notifications and at <= self._notifications[-1].at:
+            at = f"{self._notifications[-1].at[:-1]}0Z"
+        self._notifications.append(Notification(at, {"type": kind, "movement": movement.as_json()}))
+        for wait in self.waits:
+            wait.changed.set()
+
+
+def rfc3339(seconds: float) -> str:
+    """A time as chrono writes it, in UTC."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
