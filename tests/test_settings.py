@@ -10,6 +10,7 @@ import pytest
 
 from arkgate import settings
 from arkgate.cli.template import TEMPLATE
+from arkgate.core.money import sats
 
 Change = Callable[[str], str]
 GOOD = """\
@@ -150,6 +151,74 @@ def test_a_core_lightning_with_a_macaroon_is_refused_in_one_sentence(tmp_path: P
             "ca_cert_file and client_cert_file and client_key_file."
         )
     ]
+
+
+BARKD = """[[nodes]]
+kind = "barkd"
+token_file = "auth_token"
+"""
+
+
+def as_barkd(directory: Path, *lines: str) -> str:
+    """The good configuration with a barkd in place of the LND."""
+    (directory / "auth_token").write_text("content\n")
+    text = without("tls_cert_file")(without("macaroon_file")(GOOD))
+    return text.replace("[[nodes]]\n", BARKD + "".join(f"{line}\n" for line in lines))
+
+
+def test_a_barkd_has_a_token_and_a_minimum_that_is_worth_its_fees(tmp_path: Path) -> None:
+    (node,) = settings.load(written(tmp_path, as_barkd(tmp_path))).nodes
+
+    assert (node.kind, node.name, node.minimum, node.tls_server_name) == ("barkd", "barkd", sats(1_000), None)
+    assert dict(node.files) == {"token_file": tmp_path / "auth_token"}
+
+
+def test_a_barkd_has_no_tls(tmp_path: Path) -> None:
+    assert problems(tmp_path, as_barkd(tmp_path, 'tls_server_name = "ark"')) == [
+        (
+            '[[nodes]] tls_server_name is a setting of kind = "lnd" and "cln"; a node of kind "barkd" has '
+            "token_file."
+        )
+    ]
+
+
+def barkd_warnings(directory: Path, text: str) -> list[str]:
+    """What is said of the node, and not of other things."""
+    warnings = settings.load(written(directory, text)).warnings
+    return [warning for warning in warnings if "barkd" in warning]
+
+
+def test_a_bundle_that_a_barkd_makes_larger_is_said(tmp_path: Path) -> None:
+    assert barkd_warnings(tmp_path, as_barkd(tmp_path)) == [
+        (
+            "Node barkd makes no invoice below 1000 sats: a challenge for /api/ai-chat sells 20 calls there "
+            "instead of 1."
+        )
+    ]
+    enough = added("[l402]", "challenge_calls = 20")(as_barkd(tmp_path))
+    assert barkd_warnings(tmp_path, enough) == []
+
+
+@pytest.mark.parametrize(
+    ("minimum", "much"), [(50, "101 sats of it, all of it or more"), (700, "102 sats of it, more than an")]
+)
+def test_fees_that_eat_what_is_asked_for_are_said(tmp_path: Path, minimum: int, much: str) -> None:
+    found = barkd_warnings(tmp_path, as_barkd(tmp_path, f"minimum_sats = {minimum}"))
+
+    for what in ("The smallest session", "A challenge for /api/ai-chat"):
+        (warning,) = [warning for warning in found if warning.startswith(what)]
+        assert f"asks for {minimum} sats at node barkd, whose service usually keeps {much}" in warning
+
+
+@pytest.mark.parametrize(
+    ("address", "is_said"),
+    [("127.0.0.1:3000", False), ("10.1.2.3:3000", False), ("barkd:3000", False), ("8.8.8.8:3000", True)],
+)
+def test_a_token_that_would_cross_the_internet_is_said(tmp_path: Path, address: str, is_said: bool) -> None:
+    text = re.sub(r'address = "[^"]*"', f'address = "{address}"', as_barkd(tmp_path), count=1)
+    found = [warning for warning in barkd_warnings(tmp_path, text) if "plain text" in warning]
+
+    assert bool(found) is is_said
 
 
 REFUSED: dict[str, tuple[Change, str]] = {

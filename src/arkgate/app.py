@@ -198,9 +198,8 @@ async def _drain(calls: Calls, seconds: float) -> None:
 
 def _node(settings: NodeSettings, clock: Clock) -> PaymentNode:
     kind = NODE_KINDS[settings.kind]
-    credentials = kind.credentials(
-        address=settings.address, tls_server_name=settings.tls_server_name, **settings.files
-    )
+    name = {"tls_server_name": settings.tls_server_name} if kind.has_tls else {}
+    credentials = kind.credentials(address=settings.address, **name, **settings.files)
     return kind.build(
         settings.name,
         settings.number,

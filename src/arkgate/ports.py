@@ -86,7 +86,7 @@ class Holdings:
     """What a node says that it owns, in msat."""
 
     channels: Msat
-    """Our side of its channels."""
+    """Our side of its channels, or what an Ark wallet has."""
     onchain: Msat = Msat(0)
     """Its wallet; 0 where it may not be asked."""
 
@@ -130,6 +130,8 @@ class Demands:
     """The smallest invoice of a challenge: a node that cannot receive it sells nothing."""
     largest: Msat
     """The largest invoice that anybody may ask for."""
+    smallest: Msat = Msat(1000)
+    """The smallest invoice of a session: what a service keeps of it may be all of it."""
 
 
 class PaymentNode(Protocol):
@@ -170,12 +172,16 @@ class PaymentNode(Protocol):
         ...
 
     async def look_up(self, payment_hash: bytes) -> InvoiceStatus | None:
-        """What the node says of the invoice; None when it knows no such hash."""
+        """What the node says of the invoice; None when it knows no such hash, or has forgotten it.
+
+        A node that forgets what was cancelled or expired unpaid says None of it, and not CANCELLED.
+        """
         ...
 
     def events(self, since: Cursor) -> AsyncIterator[NodeEvent]:
         """Settlements after `since`, then new ones as they happen; may repeat, may come out of order.
 
+        A node without a cursor tells its newest ones again, whatever `since` is, and hands that back.
         Ends or raises NodeUnavailable when the stream breaks. What a stream missed is found by
         look-ups and `settled_since`.
         """
@@ -184,7 +190,8 @@ class PaymentNode(Protocol):
     def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
         """Every settled invoice that was created after that time (the node's clock), once, in any order.
 
-        Reads no more than a day's invoices beyond it, however many the node holds. The order is free
+        Reads no more than a day's invoices beyond it, however many the node holds, unless the node knows
+        only the whole of its history. Payments to older invoices may be among them. The order is free
         because `Ledger.fund` credits each hash once: what a broken listing has told stays credited, and
         whoever notes how far they got does so after the last one only.
         """

@@ -4,8 +4,9 @@ import contextlib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from arkgate.gateway.challenge import ChallengeTerms
 from arkgate.gateway.limits import Rate
 from arkgate.gateway.sessions import SessionTerms
 from arkgate.nodes import NODE_KINDS
+from arkgate.nodes.barkd_fees import is_dear
 from arkgate.settings_table import Address, Notes, Setting, is_port
 from arkgate.settings_table import Table as _Table
 from arkgate.web.client import Network
@@ -207,9 +209,11 @@ class _Reader:
             number=int(table.number("number", 0, 0, 0xFFFF)),
             address=table.text("address"),
             files={name: table.file(name) for name in kind.files},
-            tls_server_name=table.text("tls_server_name", kind.tls_server_name) or None,
+            tls_server_name=(
+                (table.text("tls_server_name", kind.tls_server_name) or None) if kind.has_tls else None
+            ),
             network=table.one_of("network", (*NETWORKS, ""), "") or None,
-            minimum=sats(int(table.number("minimum_sats", 1, 1, 1_000_000))),
+            minimum=sats(int(table.number("minimum_sats", whole_sats(kind.minimum), 1, 1_000_000))),
             maximum=sats(int(table.number("maximum_sats", 1_000_000, 1, 100_000_000))),
         )
         host, _, port = node.address.rpartition(":")
@@ -316,14 +320,15 @@ class _Reader:
 
 
 def _of_other_kinds(word: str) -> Mapping[str, str]:
-    """The files that only other kinds of node have, with what is said where one is named."""
-    own = NODE_KINDS[word].files
-    return {
-        name: f'is a setting of kind = "{other}"; a node of kind "{word}" has {" and ".join(own)}'
-        for other, kind in NODE_KINDS.items()
-        for name in kind.files
-        if name not in own
+    """The settings that only other kinds of node have, with what is said where one is named."""
+    own = NODE_KINDS[word]
+    names = {name for kind in NODE_KINDS.values() for name in kind.settings} - set(own.settings)
+    has = f'a node of kind "{word}" has {" and ".join(own.files)}'
+    kinds = {
+        name: '" and "'.join(other for other, kind in NODE_KINDS.items() if name in kind.settings)
+        for name in names
     }
+    return {name: f'is a setting of kind = "{others}"; {has}' for name, others in kinds.items()}
 
 
 def _names_a_database(url: str) -> bool:
@@ -358,6 +363,8 @@ def _with_warnings(settings: Settings) -> Settings:
                 f"A challenge for {service.path} sells {bundle.calls} calls and one day allows "
                 f"{service.calls_per_day}: payers wait for the rest."
             )
+    for node in settings.nodes:
+        warnings += _node_warnings(node, settings)
     host = urlsplit(settings.public_url).hostname or ""
     if settings.public_url.startswith("http://") and not host.startswith(("127.", "localhost")):
         warnings.append("public_url is plain http: credentials are money and must travel over https.")
@@ -369,3 +376,41 @@ def _with_warnings(settings: Settings) -> Settings:
     if settings.operator_listen.host not in ("127.0.0.1", "::1", "localhost"):
         warnings.append("operator_listen is not on loopback: whoever reaches it reads the metrics.")
     return replace(settings, warnings=tuple(warnings))
+
+
+def _node_warnings(node: NodeSettings, settings: Settings) -> Iterator[str]:
+    """What an operator should know of a node in plain text, and of one whose service keeps fees."""
+    kind = NODE_KINDS[node.kind]
+    if not kind.has_tls and not _is_private(node.address.rpartition(":")[0].strip("[]")):
+        yield (
+            f"Node {node.name} is reached in plain text: whoever is between here and {node.address} reads "
+            "its token and can spend what it has. Use loopback or a private network."
+        )
+    if not kind.usual_fee(node.minimum):
+        return
+    least = max(node.minimum, settings.sessions.minimum)
+    asked = {"The smallest session": least}
+    for service in settings.catalog:
+        bundle = bundle_for(service.quote(), calls=settings.challenge.calls, minimum=node.minimum)
+        asked[f"A challenge for {service.path}"] = bundle.amount
+        if bundle.calls > settings.challenge.calls:
+            yield (
+                f"Node {node.name} makes no invoice below {whole_sats(node.minimum)} sats: a challenge for "
+                f"{service.path} sells {bundle.calls} calls there instead of {settings.challenge.calls}."
+            )
+    for what, amount in asked.items():
+        fee = kind.usual_fee(amount)
+        if is_dear(fee, of=amount):
+            much = "all of it or more" if fee >= amount else "more than an eighth"
+            yield (
+                f"{what} asks for {whole_sats(amount)} sats at node {node.name}, whose service usually keeps "
+                f"{whole_sats(fee, asked_for=True)} sats of it, {much}, at your expense. Raise minimum_sats."
+            )
+
+
+def _is_private(host: str) -> bool:
+    """Whether an address is this host's or of a private network; a name may be."""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return True

@@ -45,15 +45,19 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "Stands in every credential that its invoices pay for: it keeps it for ever. With several "
             "nodes each says its own."
         ),
-        "address": "`host:port` of its gRPC.",
+        "address": "`host:port` of its gRPC; of the REST of `barkd`.",
         "tls_cert_file": "The certificate that is trusted, and no other. Read again when it is renewed.",
         "macaroon_file": "What opens it. [The least that is needed](nodes/lnd.md#permissions).",
         "ca_cert_file": "The node's `ca.pem`, which is trusted. Read again when it is renewed.",
         "client_cert_file": "Its `client.pem`. [What it may do](nodes/cln.md#what-its-key-may-do).",
         "client_key_file": "Its `client-key.pem`: who can read it can spend.",
+        "token_file": "barkd's `auth_token`: who can read it can spend. Read again when it is refused.",
         "tls_server_name": "A name in the certificate, where the address is not one. With kind `cln`: `cln`.",
         "network": "Invoices of any other network are refused. Without it, whatever the first one is of.",
-        "minimum_sats": "The smallest invoice to ask it for.",
+        "minimum_sats": (
+            "The smallest invoice to ask it for. "
+            "With kind `barkd`: 1000, because of [its fees](nodes/barkd.md#fees)."
+        ),
         "maximum_sats": "The largest.",
     },
     "[backend]": {

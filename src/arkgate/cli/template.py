@@ -27,6 +27,10 @@ keys_file = "arkgate-keys.json"      # made on the first start; back it up apart
 #   ca_cert_file = "~/.lightning/bitcoin/ca.pem"
 #   client_cert_file = "~/.lightning/bitcoin/client.pem"
 #   client_key_file = "~/.lightning/bitcoin/client-key.pem"
+# A barkd (docs/nodes/barkd.md), which keeps 100 sats and more of each payment:
+#   kind = "barkd"
+#   address = "127.0.0.1:3000"
+#   token_file = "~/.bark/auth_token"
 [[nodes]]
 kind = "lnd"
 address = "127.0.0.1:10009"

@@ -134,8 +134,9 @@ class Doctor:
 
     def _demands(self, node: PaymentNode) -> Demands:
         fitting = [amount for amount in self._challenges(node) if amount <= node.invoice_maximum]
-        wanted = [*fitting, self._sessions(node)[1]]
-        return Demands(challenge=wanted[0], largest=max(wanted))
+        least, most = self._sessions(node)
+        wanted = [*fitting, most]
+        return Demands(challenge=wanted[0], largest=max(wanted), smallest=least)
 
     def _amounts(self, node: PaymentNode) -> Check:
         """Whether the prices, the sessions and the node's limits leave it something to make."""

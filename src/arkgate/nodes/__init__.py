@@ -4,6 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from arkgate.core.money import Msat, sats
+from arkgate.nodes import barkd_fees
+from arkgate.nodes.barkd import BarkdNode
+from arkgate.nodes.barkd_rest import BearerToken
 from arkgate.nodes.channel import MutualTls, NodeCredentials
 from arkgate.nodes.cln import ClnNode
 from arkgate.nodes.lnd import LndNode
@@ -16,15 +20,34 @@ class NodeKind:
 
     files: tuple[str, ...]
     """The settings that name its files; they are fields of its credentials, too."""
-    credentials: Callable[..., NodeCredentials | MutualTls]
+    credentials: Callable[..., NodeCredentials | MutualTls | BearerToken]
     build: Callable[..., PaymentNode]
+    has_tls: bool = True
+    """Whether it is reached over TLS; else in plain text, which belongs on private networks."""
     tls_server_name: str = ""
     """The name in its certificate unless the settings say another; empty: the host of its address."""
+    minimum: Msat = sats(1)
+    """The smallest invoice to ask it for, unless the settings say another."""
+    usual_fee: Callable[[Msat], Msat] = lambda _: Msat(0)
+    """What its service usually keeps of a payment."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings that not every kind has."""
+        return (*self.files, "tls_server_name") if self.has_tls else self.files
 
 
 NODE_KINDS: Final[dict[str, NodeKind]] = {
     "lnd": NodeKind(("tls_cert_file", "macaroon_file"), NodeCredentials, LndNode),
     "cln": NodeKind(
         ("ca_cert_file", "client_cert_file", "client_key_file"), MutualTls, ClnNode, tls_server_name="cln"
+    ),
+    "barkd": NodeKind(
+        ("token_file",),
+        BearerToken,
+        BarkdNode,
+        has_tls=False,
+        minimum=barkd_fees.MINIMUM,
+        usual_fee=barkd_fees.usual_fee,
     ),
 }

@@ -32,11 +32,11 @@ _REFUSED_WORDS = ("macaroon", "verification failed", "caveat", "invalid ID", "en
 
 
 class CredentialsUnreadable(NodeUnavailable):
-    """A certificate, key or macaroon file of the node cannot be read."""
+    """A certificate, key, macaroon or token file of the node cannot be read."""
 
 
 class CredentialsRefused(NodeUnavailable):
-    """The node does not accept our macaroon or certificate: wrong, expired or revoked. Nothing was done."""
+    """The node does not accept what we show it: wrong, expired or revoked. Nothing was done."""
 
 
 class PermissionDenied(CredentialsRefused):
@@ -87,17 +87,17 @@ class Channel:
 
 def open_channel(credentials: NodeCredentials) -> Channel:
     """A new channel; connects at its first call. Raises CredentialsUnreadable."""
-    certificate = _read(credentials.tls_cert_file, "TLS certificate")
-    macaroon = _read(credentials.macaroon_file, "macaroon")
+    certificate = read_file(credentials.tls_cert_file, "TLS certificate")
+    macaroon = read_file(credentials.macaroon_file, "macaroon")
     channel = _secure(credentials, grpc.ssl_channel_credentials(certificate))
     return Channel(channel, _metadata(macaroon), certificate, macaroon)
 
 
 def open_mutual_channel(credentials: MutualTls) -> Channel:
     """As `open_channel`."""
-    ca = _read(credentials.ca_cert_file, "CA certificate")
-    certificate = _read(credentials.client_cert_file, "client certificate")
-    key = _read(credentials.client_key_file, "client key")
+    ca = read_file(credentials.ca_cert_file, "CA certificate")
+    certificate = read_file(credentials.client_cert_file, "client certificate")
+    key = read_file(credentials.client_key_file, "client key")
     channel = _secure(credentials, grpc.ssl_channel_credentials(ca, key, certificate))
     return Channel(channel, (), ca + certificate + key)
 
@@ -112,7 +112,7 @@ def _secure(credentials: NodeCredentials | MutualTls, tls: grpc.ChannelCredentia
 def with_macaroon_of_now(channel: Channel, credentials: NodeCredentials) -> Channel:
     """The same channel with the macaroon that the file holds now, or as it is where none can be read."""
     try:
-        macaroon = _read(credentials.macaroon_file, "macaroon")
+        macaroon = read_file(credentials.macaroon_file, "macaroon")
     except CredentialsUnreadable:
         return channel
     return replace(channel, metadata=_metadata(macaroon), macaroon=macaroon)
@@ -122,7 +122,8 @@ def _metadata(macaroon: bytes) -> tuple[tuple[str, str], ...]:
     return (("macaroon", macaroon.hex()),)
 
 
-def _read(path: Path, what: str) -> bytes:
+def read_file(path: Path, what: str) -> bytes:
+    """A file of a node's credentials. Raises CredentialsUnreadable, also when it is empty."""
     try:
         data = path.read_bytes()
     except OSError as error:
