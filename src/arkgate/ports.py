@@ -296,8 +296,8 @@ class Ledger(Protocol):
 
         Only those that were marked EXPIRED or CANCELLED, are not looked up any more, and expired more
         than `grace_ms` ago; a session goes with its first invoice. Accounts and tokens stay, so that a
-        payment that comes all the same is credited to the same account by its invoice's tag, and the
-        token goes on working. Raises ValueError when `grace_ms` is below `GRACE_MS_MIN`.
+        payment that comes all the same is credited to the same account by its invoice's tag, where it has
+        one, and the token goes on working. Raises ValueError when `grace_ms` is below `GRACE_MS_MIN`.
         """
         ...
 
