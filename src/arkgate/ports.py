@@ -174,7 +174,8 @@ class PaymentNode(Protocol):
     async def look_up(self, payment_hash: bytes) -> InvoiceStatus | None:
         """What the node says of the invoice; None when it knows no such hash, or has forgotten it.
 
-        A node that forgets what was cancelled or expired unpaid says None of it, and not CANCELLED.
+        A node that forgets what was cancelled or expired unpaid says None of it, and not CANCELLED. One that
+        counts in sats tells a payer's part of a sat above the invoice's amount as nothing.
         """
         ...
 

@@ -1,21 +1,16 @@
 """A real Core Lightning as the gateway's node and a command that pays, named by the environment."""
 
-import asyncio
-import contextlib
 import json
 import os
 import shlex
-import subprocess
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from arkgate.nodes.channel import MutualTls
 from arkgate.nodes.cln import ClnNode
-from arkgate.simulator.simulation import Simulation
-from arkgate.simulator.wallet import Paid
 from arkgate.store.clock import SystemClock
-from tests.stage import MODEL, Stage, staged
+from tests.node.staged_real import run_command
 
 NODE = "ARKGATE_TEST_CLN"
 NEEDED = tuple(f"{NODE}_{part}" for part in ("ADDRESS", "FILES", "PAY"))
@@ -27,7 +22,6 @@ This needs a real Core Lightning on regtest and a payer with a channel to it. Mi
   {NODE}_PAY       a command that pays the invoice that is put after it and prints JSON with payment_preimage,
                    such as `lightning-cli -N none … pay`
   {RESTART}   optional: a command that restarts it"""
-COMMAND_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +32,11 @@ class RealCln:
     files: Path
     pay_command: str
     restart_command: str | None
+
+    @property
+    def stand_in(self) -> Literal["clns"]:
+        """See `RealNode`."""
+        return "clns"
 
     @property
     def credentials(self) -> MutualTls:
@@ -62,13 +61,13 @@ class RealCln:
 
     async def pay(self, invoice: str) -> bytes:
         """Pays an invoice; gives the preimage."""
-        said = await _run([*shlex.split(self.pay_command), invoice])
+        said = await run_command([*shlex.split(self.pay_command), invoice])
         return bytes.fromhex(json.loads(said)["payment_preimage"])
 
     async def restart(self) -> None:
         """Restarts the node."""
         assert self.restart_command is not None
-        await _run(shlex.split(self.restart_command))
+        await run_command(shlex.split(self.restart_command))
 
 
 def configured() -> RealCln | str:
@@ -78,38 +77,3 @@ def configured() -> RealCln | str:
         return MISSING.format(missing=", ".join(missing))
     address, files, pay = (os.environ[name] for name in NEEDED)
     return RealCln(address, Path(files), pay, os.environ.get(RESTART))
-
-
-async def _run(command: list[str]) -> str:
-    done = await asyncio.to_thread(
-        subprocess.run, command, check=True, timeout=COMMAND_SECONDS, stdout=subprocess.PIPE, text=True
-    )
-    return str(done.stdout)
-
-
-@dataclass(slots=True)
-class RealPayments(Simulation):
-    """A simulation of which only the chat is used: payments are the real node's."""
-
-    node: RealCln
-
-    async def pay(self, payment_request: str) -> Paid:
-        """Pays an invoice of the real node."""
-        return Paid(await self.node.pay(payment_request), b"", 0, 0)
-
-
-@contextlib.asynccontextmanager
-async def staged_with(node: RealCln, directory: Path) -> AsyncIterator[Stage]:
-    """The stage of the other stories, with the real node in place of a simulated one."""
-    async with Simulation.running(
-        data_dir=directory / "simulator", chat_models=(MODEL,), clns=("stand-in",)
-    ) as simulated:
-        parts = {part.name: getattr(simulated, part.name) for part in fields(simulated)}
-        simulation = RealPayments(node=node, **parts)
-        async with staged(
-            directory,
-            extra={"[[nodes]]": node.settings},
-            simulation=simulation,
-            nodes=simulated.clns,
-        ) as stage:
-            yield stage

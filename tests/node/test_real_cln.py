@@ -14,7 +14,8 @@ from arkgate.core.money import sats
 from arkgate.nodes.cln import ClnNode
 from arkgate.nodes.invoices import MEMO_BYTES_MAX
 from arkgate.ports import Demands, Invoice, NodeEvent, Verdict
-from tests.node.real_cln import RESTART, RealCln, configured, staged_with
+from tests.node.real_cln import RESTART, RealCln, configured
+from tests.node.staged_real import staged_with
 from tests.stage import Credential, eventually, run
 
 pytestmark = pytest.mark.node

@@ -16,10 +16,10 @@ import structlog
 from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import Msat, sats
-from arkgate.nodes.barkd_checkup import BarkdCheckup, network_of
+from arkgate.nodes.barkd_checkup import BarkdCheckup
 from arkgate.nodes.barkd_fees import MINIMUM
 from arkgate.nodes.barkd_history import Receive, Told, milliseconds, read_receives
-from arkgate.nodes.barkd_rest import BearerToken, Rest, answered, was_silent
+from arkgate.nodes.barkd_rest import BearerToken, Rest, answered, network_of, was_silent
 from arkgate.nodes.channel import CredentialsRefused, CredentialsUnreadable
 from arkgate.nodes.invoices import InvoiceCheck, cut
 from arkgate.ports import Check, Clock, Demands, Health, Holdings, Invoice, InvoiceStatus, NodeEvent

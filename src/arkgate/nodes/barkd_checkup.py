@@ -11,14 +11,12 @@ from arkgate.core.invoice import read_bolt11
 from arkgate.core.money import format_sats
 from arkgate.nodes import checkup
 from arkgate.nodes.barkd_fees import Schedule, is_dear
-from arkgate.nodes.barkd_rest import BearerToken, Rest, answered, was_silent
+from arkgate.nodes.barkd_rest import BearerToken, Rest, answered, network_of, was_silent
 from arkgate.nodes.certificate import NO_INVOICES
 from arkgate.nodes.channel import CredentialsRefused
 from arkgate.ports import Check, Clock, Demands, Invoice, PaymentNode, Verdict
 
 NEWS_SECONDS = 1.0
-NETWORKS = {"bitcoin": "mainnet", "testnet4": "testnet", "mutinynet": "signet"}
-"""The networks whose names differ from the settings'."""
 _SEE_LOG = "Look at barkd's log, and at the Ark server's status."
 
 
@@ -172,11 +170,6 @@ class BarkdCheckup:
     async def _ask(self, path: str, action: str) -> Any:  # noqa: ANN401 - JSON
         """An answer. Raises NodeUnavailable, and ValueError when it is no JSON."""
         return orjson.loads(await self._rest.ask("GET", path, action, seconds=checkup.CALL_SECONDS))
-
-
-def network_of(word: str) -> str:
-    """The settings' word for a network of bark's."""
-    return NETWORKS.get(word, word)
 
 
 def _sentence(fault: Exception) -> str:

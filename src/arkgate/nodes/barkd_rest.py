@@ -21,6 +21,8 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 """A history comes whole, however long: some 800 bytes for each payment."""
 CONNECT_SECONDS = 2.0
 _API = "/api/v1"
+_NETWORKS = {"bitcoin": "mainnet", "testnet4": "testnet", "mutinynet": "signet"}
+"""The networks whose names differ from the settings'."""
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}\Z")
 
 
@@ -153,6 +155,11 @@ def answered(refusal: NodeUnavailable) -> Answered | None:
 def was_silent(refusal: NodeUnavailable) -> bool:
     """Whether barkd was reached and said nothing in time."""
     return isinstance(refusal.__cause__, TimeoutError)
+
+
+def network_of(word: str) -> str:
+    """The settings' word for a network of bark's."""
+    return _NETWORKS.get(word, word)
 
 
 def _words(content: bytes) -> str:

@@ -184,4 +184,4 @@ _HANDLERS: dict[tuple[str, str], Handler] = {
     ("GET", "/history"): _history,
     ("GET", "/notifications/wait"): _wait,
 }
-"""Those that a gateway uses, by method and path."""
+"""Those that a gateway uses, or could be misled by, by method and path."""
