@@ -19,8 +19,7 @@ from arkgate.gateway.limits import Rate
 from arkgate.gateway.sessions import SessionTerms
 from arkgate.nodes import NODE_KINDS
 from arkgate.nodes.barkd_fees import is_dear
-from arkgate.settings_table import Address, Notes, Setting, is_port
-from arkgate.settings_table import Table as _Table
+from arkgate.settings_table import Address, Notes, Setting, Table, is_port
 from arkgate.web.client import Network
 
 DEFAULT_FILE = "arkgate.toml"
@@ -127,7 +126,7 @@ class _Reader:
         self._path = path.absolute()
         self.notes = Notes()
         self._problems = self.notes.problems
-        self._document = _Table("", document, self.notes, self._path.parent)
+        self._document = Table("", document, self.notes, self._path.parent)
 
     def settings(self) -> Settings:
         gateway = self._document.table("gateway")
@@ -168,7 +167,7 @@ class _Reader:
             raise SettingsError(self._problems)
         return _with_warnings(Settings(**values))  # type: ignore[arg-type]  # each value was read as its field's type
 
-    def _store_url(self, store: "_Table") -> str:
+    def _store_url(self, store: "Table") -> str:
         url = store.text("url", "sqlite:///arkgate.db")
         if url.startswith(("postgresql://", "postgres://")):
             if not _names_a_database(url):
@@ -195,7 +194,7 @@ class _Reader:
                     )
         return nodes
 
-    def _node(self, table: "_Table", *, alone: bool) -> NodeSettings:
+    def _node(self, table: "Table", *, alone: bool) -> NodeSettings:
         if not alone and "number" not in table.given:
             self._problems.append(
                 f"{table.where} number is missing: it stands in every credential that the node's invoices "
@@ -224,7 +223,7 @@ class _Reader:
         table.refuse_unknown(_of_other_kinds(word))
         return node
 
-    def _backend(self, table: "_Table", total_timeout: float) -> BackendSettings | None:
+    def _backend(self, table: "Table", total_timeout: float) -> BackendSettings | None:
         key = table.secret("api_key")
         try:
             return BackendSettings(
@@ -248,7 +247,7 @@ class _Reader:
 
     def _catalog(self) -> Catalog:
         tables = self._document.tables("services") or [
-            _Table("[[services]]", {}, self.notes, self._path.parent)
+            Table("[[services]]", {}, self.notes, self._path.parent)
         ]
         if len(tables) > 1:
             self._problems.append("[[services]] may have one entry in this version: the AI chat.")
@@ -259,7 +258,7 @@ class _Reader:
             self._problems.append(f"[[services]]: {error}.")
             return Catalog(services[:1])
 
-    def _service(self, table: "_Table") -> Service:
+    def _service(self, table: "Table") -> Service:
         service = Service(
             name=table.matching("name", _SERVICE_NAME, "ai_chat"),
             method="POST",
@@ -275,7 +274,7 @@ class _Reader:
         table.refuse_unknown()
         return service
 
-    def _challenge(self, table: "_Table") -> ChallengeTerms:
+    def _challenge(self, table: "Table") -> ChallengeTerms:
         return ChallengeTerms(
             calls=int(table.number("challenge_calls", 1, 1, 100_000)),
             expiry_seconds=int(table.number("invoice_expiry_seconds", 600, 60, 86_400)),
@@ -295,7 +294,7 @@ class _Reader:
         table.refuse_unknown()
         return terms
 
-    def _balance_expiry(self, table: "_Table") -> BalanceExpiry:
+    def _balance_expiry(self, table: "Table") -> BalanceExpiry:
         text = table.text("balance_expiry", BalanceExpiry.NEVER.value)
         if text != BalanceExpiry.NEVER.value and text == table.given.get("balance_expiry"):
             self._problems.append(
