@@ -139,7 +139,7 @@ def test_a_node_that_has_not_started_makes_no_invoices(tmp_path: Path, state: No
     play(tmp_path, story)
 
 
-def test_a_node_that_lags_behind_the_chain_makes_no_invoices(tmp_path: Path) -> None:
+def test_a_node_that_lags_behind_the_chain_makes_invoices_where_no_other_does(tmp_path: Path) -> None:
     async def story(stage: Stage, first: SimulatedNode, second: SimulatedNode) -> None:
         for node in (first, second):
             info = node.credentials.invoice_macaroon
@@ -148,6 +148,13 @@ def test_a_node_that_lags_behind_the_chain_makes_no_invoices(tmp_path: Path) -> 
         await first.start()  # a new channel reads the macaroon again
         first.habits.synced = False
         await comes_from(stage, second)
+        await second.stop()
+        together = await asyncio.gather(*(challenged(stage) for _ in range(10)))
+        assert all(made_by(first, invoice) for invoice, _ in together)
+        await second.start()
+        await comes_from(stage, second)
+        first.habits.synced = True
+        await comes_from(stage, first)
 
     play(tmp_path, story)
 

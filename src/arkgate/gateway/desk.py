@@ -30,8 +30,10 @@ LOOK_AGAIN_SECONDS = 1.0
 UNHEARD_SECONDS_MAX = 30.0
 """After so long without news of a node it is tried."""
 RETRY_AFTER_SECONDS = 5
-_CERTAIN = frozenset({"locked", "starting", "syncing", "refused"})
+_CERTAIN = frozenset({"locked", "starting", "refused"})
 """What a node says of itself; that it could not be asked is believed the second time."""
+_LAGS = "syncing"
+"""Such a node makes good invoices, and LND says it of itself after two hours without a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class _Closed:
     since: float
     trial: bool
     """A payer may try it, because a failure costs no time."""
+    lags: bool = False
+    """Payers are served here where no other node serves them."""
 
 
 class _Counter:
@@ -81,32 +85,39 @@ class _Counter:
         closed = self._closed
         return closed is None or asyncio.get_running_loop().time() - closed.since > UNHEARD_SECONDS_MAX
 
+    @property
+    def lags(self) -> bool:
+        """Whether payers are served only where no other node serves them."""
+        return not self.is_open and self._closed is not None and self._closed.lags
+
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
         """A payer is served here. Raises NodeUnavailable at once while closed, but to one who tries it."""
         closed = None if self.is_open else self._closed
-        if closed is None:
-            yield
-        elif not closed.trial or self._trying:
-            raise _away(closed.reason)
-        else:
+        if closed is not None and not closed.lags:
+            if not closed.trial or self._trying:
+                raise _away(closed.reason)
             self._trying = True
             try:
                 yield
             finally:
                 self._trying = False
-        self.open()
+        else:
+            yield
+        if not self.lags:
+            self.open()
 
     def open(self) -> None:
         """The node makes invoices."""
         self._unreachable = 0
-        if self._closed is not None:
-            self._closed = None
-            log.info("the node makes invoices again", node=self.node.name)
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            again = "the node has caught up" if closed.lags else "the node makes invoices again"
+            log.info(again, node=self.node.name)
 
     def close(self, reason: str, *, trial: bool) -> None:
         """The node makes no invoices: it is asked how it is, until it says that it is well."""
-        if self._closed is None:
+        if self._closed is None or self._closed.lags:
             log.warning("the node makes no invoices", node=self.node.name, reason=reason)
         self._closed = _Closed(reason, asyncio.get_running_loop().time(), trial)
         self.failed.set()
@@ -115,12 +126,20 @@ class _Counter:
         """What the node says of itself decides."""
         if health.ready:
             self.open()
+        elif health.state == _LAGS:
+            self._lag(health.sentence)
         elif health.state in _CERTAIN:
             self.close(health.sentence, trial=False)
         else:
             self._unreachable += 1
             if self._unreachable > 1 or self._closed is not None:
                 self.close(health.sentence, trial=self._closed is not None and self._closed.trial)
+
+    def _lag(self, reason: str) -> None:
+        if self._closed is None or not self._closed.lags:
+            log.warning("the node makes invoices where no other does", node=self.node.name, reason=reason)
+        self._unreachable = 0
+        self._closed = _Closed(reason, asyncio.get_running_loop().time(), trial=True, lags=True)
 
     async def watch(self) -> None:
         """Asks the node how it is, for ever, and at once when a payer was not served."""
@@ -173,7 +192,8 @@ class InvoiceDesk:
         asked = [(counter, want) for counter, want in asked if counter.takes(want.amount)]
         if not asked:
             raise NodeUnavailable("No node makes an invoice of that amount.")
-        able = [(counter, want) for counter, want in asked if counter.is_open] or asked
+        able = [one for one in asked if one[0].is_open] + [one for one in asked if one[0].lags]
+        able = able or asked
         refusal: NodeUnavailable | None = None
         for counter, want in able:
             another = counter is not able[-1][0]
