@@ -25,7 +25,15 @@ _VERBS = [
         f"tests/store/test_{name}.py"
         for name in (
             *("postgres_guards", "postgres_together", "guards", "ledger_calls", "ledger_funding", "snapshot"),
-            *("ledger_replay", "ledger_pruning", "postgres_pruning", "every_outcome", "clock_steps", "races"),
+            *(
+                "ledger_replay",
+                "ledger_pruning",
+                "postgres_pruning",
+                "every_outcome",
+                "clock_steps",
+                "fees",
+                "races",
+            ),
         )
     ),
     "tests/store/test_postgres.py::test_a_replica_hears_at_once_what_another_one_credited",
@@ -37,7 +45,7 @@ FUNCTIONS = {"core": "arkgate.core.*", "store": "arkgate.store.*"}
 PLACES = {
     "constants": ["tests/core", "tests/l402"],
     "sqlite": ["tests/store", "-k", _SQLITE],
-    "postgres": [*_VERBS, "-k", "postgres or clock_steps"],
+    "postgres": [*_VERBS, "-k", "(postgres or clock_steps) and not before_fees"],
     "tables": ["tests/store", "-k", "tables or declared or postgres_guards"],
 }
 COLUMNS = ("killed", "timed out", "equivalent", "survived", "unreadable")
