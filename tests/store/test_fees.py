@@ -51,16 +51,17 @@ async def test_what_a_node_keeps_is_the_operators_expense_and_nobody_elses(
     for _ in range(2):
         await store.ledger.fund(payment, for_challenge(ALICE))
     await store.ledger.fund(settlement(hash_of("whole"), 5, fee=5), for_challenge(ALICE))
+    await store.ledger.fund(settlement(hash_of("least"), 5, fee=1), for_challenge(ALICE))
 
     totals, journal = await totals_and_journal(store)
 
-    assert totals == {ALICE: 6_000_005, ASSET: -5_888_000, EXPENSE_ACCOUNT: -112_005}
+    assert totals == {ALICE: 6_000_010, ASSET: -5_888_004, EXPENSE_ACCOUNT: -112_006}
     kept = f"fee:{hash_of('paid').hex()}"
     entry = JournalEntry(kept, NOON, "fee", EXPENSE_ACCOUNT, ASSET, Msat(112_000), NODE)
     assert [one for one in journal if one.transfer_id == kept] == [entry]
-    assert len(journal) == 4
+    assert len(journal) == 6
     lines = await store.statements.statement(ALICE, offset=0, limit=9)
-    assert [line.kind for line in lines] == ["credit", "credit"]
+    assert [line.kind for line in lines] == ["credit"] * 3
 
 
 @in_books
