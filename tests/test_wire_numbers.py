@@ -1,8 +1,8 @@
 """What our protos say on the wire, against a table of the daemons' own names, numbers and types.
 
 A trimmed proto with a wrong number compiles, and talks nonsense to the daemon. Every line of `proto/wire.txt`
-stands in the protos of lnd 90ea05d5 and Core Lightning 090f4b0e, as compiled descriptors, or (`macaroonpb`) in
-macaroon-bakery's; a change of ours shows as a difference, and its line is to be compared again.
+stands in the compiled protos of lnd 90ea05d5 or Core Lightning 090f4b0e, or (`macaroonpb`) in those of
+macaroon-bakery; a change of ours shows as a difference, and its line is to be compared again.
 """
 
 import importlib
