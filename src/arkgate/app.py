@@ -177,17 +177,23 @@ async def _refuse_renumbered(nodes: list[PaymentNode], store: Store) -> None:
         for name, number in (await store.statements.facts()).items()
         if name.startswith(NODE_FACT)
     }
+    names = {number: name for name, number in known.items()}
     for node in nodes:
-        others = [name for name, number in known.items() if number == node.number and name != node.name]
-        noted = await store.ledger.note_once(NODE_FACT + node.name, node.number) if not others else None
-        if others or noted != node.number:
-            raise StoreUnavailable(
-                f"[[nodes]] {node.name} has number {node.number}, and these books know "
-                + (f"{others[0]} under that number" if others else f"{node.name} under number {noted}")
-                + ". Credentials name their node by its number: give each node its own again."
-            )
+        holder = names.get(node.number, node.name)
+        if holder != node.name:
+            raise _renumbered(node, f"{holder} under that number")
+        noted = await store.ledger.note_once(NODE_FACT + node.name, node.number)
+        if noted != node.number:
+            raise _renumbered(node, f"{node.name} under number {noted}")
     for name in known.keys() - {node.name for node in nodes}:
         log.warning("a node of these books is not in the settings: its invoices wait", node=name)
+
+
+def _renumbered(node: PaymentNode, known: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"[[nodes]] {node.name} has number {node.number}, and these books know {known}. "
+        "Credentials name their node by its number: give each node its own again."
+    )
 
 
 async def _drain(calls: Calls, seconds: float) -> None:

@@ -6,25 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.gateway.node_stories import has, opened
 from tests.stage import MODEL, Stage, eventually, run, staged
 
 from arkgate.core.invoice import read_bolt11
 from arkgate.core.ledger import EXPENSE_ACCOUNT
-from arkgate.gateway import desk, fund
 from arkgate.simulator.barkd import SimulatedBarkd
 from arkgate.simulator.simulation import Simulation
 from arkgate.store import read_store
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 Story = Callable[[Stage, SimulatedBarkd], Awaitable[None]]
 ONE_CALL_A_CHALLENGE = {"[[services]]": "price_sats = 1000"}
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "LOOK_AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(desk, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(fund, "BACKOFF_SECONDS_MAX", 0.2)
-    monkeypatch.setattr(fund, "STREAM_OPENS_WITHIN_SECONDS", 0.05)
 
 
 @contextlib.asynccontextmanager
@@ -46,21 +39,6 @@ def play(tmp_path: Path, story: Story, extra: dict[str, str] | None = None) -> N
                 assert await stage.verify() == []
 
     run(asyncio.wait_for(played(), 60))
-
-
-async def opened(stage: Stage, amount_sats: int) -> tuple[dict[str, str], str]:
-    """A session's token and its unpaid invoice."""
-    session = (await stage.http.post("/v1/sessions", json={"amount_sats": amount_sats})).json()
-    return {"Authorization": f"Bearer {session['token']}"}, session["funding"]["lightning_invoice"]
-
-
-async def has(stage: Stage, token: dict[str, str], sats: int) -> None:
-    """Waits until an account has that balance."""
-
-    async def so() -> bool:
-        return bool((await stage.balance(token))["balance_sats"] == sats)
-
-    await eventually(so)
 
 
 async def totals(stage: Stage) -> dict[str, int]:

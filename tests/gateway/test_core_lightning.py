@@ -7,25 +7,17 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.stage import MODEL, Stage, eventually, run, staged
+from tests.gateway.node_stories import comes_from, has, made_by, opened
+from tests.stage import MODEL, Stage, run, staged
 
-from arkgate.core.invoice import read_bolt11
 from arkgate.core.ledger import Cursor
-from arkgate.gateway import desk, fund
+from arkgate.gateway import fund
 from arkgate.simulator.cln import SimulatedCln
-from arkgate.simulator.daemon import SimulatedDaemon
 from arkgate.simulator.simulation import Simulation
 from arkgate.store import read_store
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 Story = Callable[[Stage, SimulatedCln], Awaitable[None]]
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "LOOK_AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(desk, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(fund, "BACKOFF_SECONDS_MAX", 0.2)
-    monkeypatch.setattr(fund, "STREAM_OPENS_WITHIN_SECONDS", 0.05)
 
 
 @contextlib.asynccontextmanager
@@ -47,35 +39,6 @@ def play(tmp_path: Path, story: Story) -> None:
                 assert await stage.verify() == []
 
     run(asyncio.wait_for(played(), 60))
-
-
-def made_by(node: SimulatedDaemon, invoice: str) -> bool:
-    return node.invoice(read_bolt11(invoice).payment_hash) is not None
-
-
-async def comes_from(stage: Stage, node: SimulatedDaemon) -> None:
-    """Waits until new invoices are that node's."""
-
-    async def so() -> bool:
-        answer = await stage.chat()
-        return answer.status_code == 402 and made_by(node, answer.json()["invoice"])
-
-    await eventually(so)
-
-
-async def opened(stage: Stage, amount_sats: int) -> tuple[dict[str, str], str]:
-    """A session's token and its unpaid invoice."""
-    session = (await stage.http.post("/v1/sessions", json={"amount_sats": amount_sats})).json()
-    return {"Authorization": f"Bearer {session['token']}"}, session["funding"]["lightning_invoice"]
-
-
-async def has(stage: Stage, token: dict[str, str], sats: int) -> None:
-    """Waits until an account has that balance."""
-
-    async def so() -> bool:
-        return bool((await stage.balance(token))["balance_sats"] == sats)
-
-    await eventually(so)
 
 
 async def cursor_of(stage: Stage) -> Cursor:

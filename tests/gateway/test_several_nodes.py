@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.gateway.node_stories import comes_from, made_by
 from tests.stage import MODEL, Stage, eventually, run, staged
 
 from arkgate.core.errors import StoreUnavailable
-from arkgate.core.invoice import read_bolt11
-from arkgate.gateway import desk, fund
+from arkgate.gateway import desk
 from arkgate.simulator.habits import NodeState
 from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.simulation import Simulation
@@ -21,16 +21,13 @@ QUICK_SECONDS = 1.0
 """Far below the time that a node which does not answer is waited for."""
 PATIENCE_SECONDS = 2.0
 HANGS_SECONDS = 600.0
+pytestmark = pytest.mark.usefixtures("short_pauses")
 Story = Callable[[Stage, SimulatedNode, SimulatedNode], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "LOOK_AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(desk, "LOOK_SECONDS", 0.2)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk, "PATIENCE_SECONDS", PATIENCE_SECONDS)
-    monkeypatch.setattr(fund, "BACKOFF_SECONDS_MAX", 0.2)
-    monkeypatch.setattr(fund, "STREAM_OPENS_WITHIN_SECONDS", 0.05)
 
 
 @contextlib.asynccontextmanager
@@ -58,20 +55,6 @@ async def challenged(stage: Stage) -> tuple[str, float]:
     answer = await stage.chat()
     assert answer.status_code == 402, answer.text
     return answer.json()["invoice"], time.monotonic() - began
-
-
-def made_by(node: SimulatedNode, invoice: str) -> bool:
-    return node.invoice(read_bolt11(invoice).payment_hash) is not None
-
-
-async def comes_from(stage: Stage, node: SimulatedNode) -> None:
-    """Waits until new invoices are that node's."""
-
-    async def so() -> bool:
-        answer = await stage.chat()
-        return answer.status_code == 402 and made_by(node, answer.json()["invoice"])
-
-    await eventually(so)
 
 
 async def states(stage: Stage) -> tuple[int, dict[str, str]]:

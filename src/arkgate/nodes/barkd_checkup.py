@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 
 from arkgate.core.errors import NodeUnavailable
-from arkgate.core.invoice import read_bolt11
 from arkgate.core.money import format_sats
 from arkgate.nodes import checkup
 from arkgate.nodes.barkd_fees import Schedule, is_dear
@@ -61,7 +60,14 @@ class BarkdCheckup:
             "receiving capacity", "It is the Ark server's: barkd cannot say what that can receive."
         )
         yield self._fees()
-        async for check in self._invoice():
+        async for check in checkup.invoice(
+            self.node,
+            self.clock,
+            self.demands,
+            preimage=None,
+            removed=self._deleted,
+            remedy="See the lines above; check network in [[nodes]]. The server may have no Lightning.",
+        ):
             yield check
         yield await self._news()
 
@@ -124,24 +130,6 @@ class BarkdCheckup:
             meaning = "Payers notice nothing; the operator pays more than an eighth of what they pay."
             return Check(name, Verdict.WARNING, seen, meaning, remedy)
         return Check(name, Verdict.OK, seen)
-
-    async def _invoice(self) -> AsyncIterator[Check]:
-        made_after_ms = self.clock.now_ms()
-        try:
-            invoice = await self.node.create_invoice(
-                self.demands.challenge,
-                preimage=None,
-                memo=checkup.MEMO,
-                expiry_seconds=checkup.INVOICE_SECONDS,
-            )
-        except NodeUnavailable as refusal:
-            remedy = "See the lines above; check network in [[nodes]]. The server may have no Lightning."
-            yield Check("an invoice", Verdict.FAILURE, checkup.sentence(refusal), NO_INVOICES, remedy)
-            yield checkup.not_checked("clock", "No invoice was made.")
-            return
-        made_before_ms = self.clock.now_ms()
-        yield await self._deleted(invoice)
-        yield checkup.clock(read_bolt11(invoice.payment_request).created_at, made_after_ms, made_before_ms)
 
     async def _deleted(self, invoice: Invoice) -> Check:
         made = f"One over {format_sats(invoice.amount)} was made"

@@ -1,14 +1,16 @@
 """Lines that every node's check-up has, whatever the daemon."""
 
 import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import grpc.aio
 
 from arkgate.core.errors import NodeUnavailable
+from arkgate.core.invoice import read_bolt11
 from arkgate.core.money import Msat, format_sats
 from arkgate.nodes.certificate import NO_INVOICES
-from arkgate.ports import Check, Demands, Verdict
+from arkgate.ports import Check, Clock, Demands, Invoice, PaymentNode, Verdict
 
 CALL_SECONDS = 5.0
 INVOICE_SECONDS = 60
@@ -53,6 +55,30 @@ def capacity(receivable: Msat, channels: int, demands: Demands) -> Check:
         remedy = f"{get_more}. Or lower maximum_sats in [sessions]."
         return Check(name, Verdict.WARNING, seen, meaning, remedy)
     return Check(name, Verdict.OK, seen)
+
+
+async def invoice(
+    node: PaymentNode,
+    ours: Clock,
+    demands: Demands,
+    *,
+    preimage: bytes | None,
+    removed: Callable[[Invoice], Awaitable[Check]],
+    remedy: str,
+) -> AsyncIterator[Check]:
+    """An invoice that is made and `removed` at once, and what its time says of the node's clock."""
+    after_ms = ours.now_ms()
+    try:
+        made = await node.create_invoice(
+            demands.challenge, preimage=preimage, memo=MEMO, expiry_seconds=INVOICE_SECONDS
+        )
+    except NodeUnavailable as refusal:
+        yield Check("an invoice", Verdict.FAILURE, sentence(refusal), NO_INVOICES, remedy)
+        yield not_checked("clock", "No invoice was made.")
+        return
+    before_ms = ours.now_ms()
+    yield await removed(made)
+    yield clock(read_bolt11(made.payment_request).created_at, after_ms, before_ms)
 
 
 def clock(created_at: int, after_ms: int, before_ms: int) -> Check:

@@ -11,7 +11,6 @@ from google.protobuf.message import Message
 from arkgate._proto.cln import node_pb2 as cln
 from arkgate._proto.cln import node_pb2_grpc
 from arkgate.core.errors import NodeUnavailable
-from arkgate.core.invoice import read_bolt11
 from arkgate.core.money import Msat, format_sats
 from arkgate.nodes import checkup
 from arkgate.nodes.certificate import NO_INVOICES, Daemon, Server, client_check, connection_checks
@@ -84,7 +83,14 @@ class ClnCheckup:
         async for check in self._information():
             yield check
         yield await self._capacity()
-        async for check in self._invoice():
+        async for check in checkup.invoice(
+            self.node,
+            self.clock,
+            self.demands,
+            preimage=secrets.token_bytes(32),
+            removed=self._deleted,
+            remedy="Look at lightningd's log; check network in [[nodes]].",
+        ):
             yield check
         yield await self._payments()
 
@@ -139,24 +145,6 @@ class ClnCheckup:
             if channel.state == cln.ChanneldNormal and channel.peer_connected
         ]
         return checkup.capacity(Msat(sum(up)), len(up), self.demands)
-
-    async def _invoice(self) -> AsyncIterator[Check]:
-        made_after_ms = self.clock.now_ms()
-        try:
-            invoice = await self.node.create_invoice(
-                self.demands.challenge,
-                preimage=secrets.token_bytes(32),
-                memo=checkup.MEMO,
-                expiry_seconds=checkup.INVOICE_SECONDS,
-            )
-        except NodeUnavailable as refusal:
-            remedy = "Look at lightningd's log; check network in [[nodes]]."
-            yield Check("an invoice", Verdict.FAILURE, checkup.sentence(refusal), NO_INVOICES, remedy)
-            yield checkup.not_checked("clock", "No invoice was made.")
-            return
-        made_before_ms = self.clock.now_ms()
-        yield await self._deleted(invoice)
-        yield checkup.clock(read_bolt11(invoice.payment_request).created_at, made_after_ms, made_before_ms)
 
     async def _deleted(self, invoice: Invoice) -> Check:
         made = f"One over {format_sats(invoice.amount)} was made"
