@@ -182,6 +182,44 @@ def test_a_barkd_has_no_tls(tmp_path: Path) -> None:
     ]
 
 
+def test_a_barkd_serves_lightning_and_ark_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
+    def duty(*lines: str) -> tuple[bool, bool, int]:
+        (node,) = settings.load(written(tmp_path, as_barkd(tmp_path, *lines))).nodes
+        return node.lightning, node.ark_addresses, node.ark_instant_max
+
+    assert duty() == (True, True, sats(100_000))
+    assert duty("lightning = false", "ark_instant_sats = 0") == (False, True, 0)
+    assert duty("ark_addresses = false") == (True, False, sats(100_000))
+    assert problems(tmp_path, as_barkd(tmp_path, "lightning = false", "ark_addresses = false")) == [
+        "[[nodes]] lightning and ark_addresses are both false: leave it out."
+    ]
+
+
+def test_what_each_node_serves_is_said(tmp_path: Path) -> None:
+    found = {
+        lines: settings.load(written(tmp_path, as_barkd(tmp_path, *lines)))
+        for lines in ((), ("lightning = false",), ("ark_addresses = false",))
+    }
+
+    assert [loaded.nodes[0].duty.sentence for loaded in found.values()] == [
+        "serves challenges and sessions over Lightning, and sessions over Ark",
+        "serves sessions only, over Ark; it makes no invoices for challenges",
+        "serves challenges and sessions, over Lightning",
+    ]
+    said = ["No node makes Lightning invoices" in " ".join(loaded.warnings) for loaded in found.values()]
+    assert said == [False, True, False]
+    (lnd,) = settings.load(written(tmp_path, GOOD)).nodes
+    assert (lnd.lightning, lnd.ark_addresses) == (True, False)
+
+
+def test_ark_settings_belong_to_nodes_that_have_addresses(tmp_path: Path) -> None:
+    text = GOOD.replace("[[nodes]]\n", "[[nodes]]\nlightning = false\n")
+
+    (problem,) = problems(tmp_path, text)
+
+    assert 'lightning is a setting of kind = "barkd"' in problem
+
+
 def barkd_warnings(directory: Path, text: str) -> list[str]:
     """What is said of the node, and not of other things."""
     warnings = settings.load(written(directory, text)).warnings

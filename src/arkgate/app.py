@@ -13,6 +13,7 @@ import structlog
 from arkgate.backend.chat import ChatBackend
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.keys import Keyring
+from arkgate.gateway.addresses import AddressDesk
 from arkgate.gateway.admit import Admission
 from arkgate.gateway.challenge import Challenger
 from arkgate.gateway.desk import InvoiceDesk
@@ -26,7 +27,7 @@ from arkgate.gateway.serve import CallTerms, Gateway
 from arkgate.gateway.sessions import Sessions
 from arkgate.gateway.sweep import Sweep
 from arkgate.nodes import NODE_KINDS
-from arkgate.ports import Backend, Clock, Duties, Ledger, PaymentNode, Statements
+from arkgate.ports import ArkWallet, Backend, Clock, Duties, Ledger, PaymentNode, Statements
 from arkgate.settings import NodeSettings, Settings
 from arkgate.settings_table import Address
 from arkgate.store import Store, open_store, shown
@@ -80,9 +81,19 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         await _refuse_renumbered(nodes, store)
         backend = ChatBackend(settings.backend)
         stack.push_async_callback(backend.close)
-        desk = InvoiceDesk(nodes, keyring)
+        desk, addresses = _desks(settings, nodes, keyring, store)
         parts = _Parts(
-            settings, keyring, clock, store.ledger, store.statements, nodes, desk, backend, metrics, calls
+            settings,
+            keyring,
+            clock,
+            store.ledger,
+            store.statements,
+            nodes,
+            desk,
+            addresses,
+            backend,
+            metrics,
+            calls,
         )
         kept_ms = settings.unpaid_kept_days * DAY_MS
         sweep = Sweep(store.ledger, store.statements, metrics, unpaid_kept_ms=kept_ms)
@@ -97,7 +108,14 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             _background(
                 metrics,
                 _work(
-                    funding, reconcile, sweep, desk, nodes, backend, store.duties, invoice_life_seconds=life
+                    funding,
+                    reconcile,
+                    sweep,
+                    (desk, addresses),
+                    nodes,
+                    backend,
+                    store.duties,
+                    invoice_life_seconds=life,
                 ),
             )
         )
@@ -149,6 +167,7 @@ async def examining(
             Offer(settings.catalog, settings.challenge, settings.sessions),
             nodes,
             backend,
+            duties={node.name: node.duty for node in settings.nodes},
             warnings=settings.warnings,
             books=lambda: checkup(
                 settings.store_url, settings.keys_file, clock, log_bytes=settings.log_bytes, free=free
@@ -202,6 +221,19 @@ async def _drain(calls: Calls, seconds: float) -> None:
         log.error("calls were given up at shutdown; their holds are released", calls=given_up)
 
 
+def _desks(
+    settings: Settings, nodes: list[PaymentNode], keyring: Keyring, store: Store
+) -> tuple[InvoiceDesk, AddressDesk]:
+    """Where invoices are made and where Ark addresses are given out, by the nodes that may do it."""
+    by_lightning = [node for node, its in zip(nodes, settings.nodes, strict=True) if its.lightning]
+    wallets = [
+        node
+        for node, its in zip(nodes, settings.nodes, strict=True)
+        if its.ark_addresses and isinstance(node, ArkWallet)
+    ]
+    return InvoiceDesk(by_lightning, keyring), AddressDesk(wallets, store.statements, store.clock)
+
+
 def _node(settings: NodeSettings, clock: Clock) -> PaymentNode:
     kind = NODE_KINDS[settings.kind]
     name = {"tls_server_name": settings.tls_server_name} if kind.has_tls else {}
@@ -214,6 +246,7 @@ def _node(settings: NodeSettings, clock: Clock) -> PaymentNode:
         invoice_minimum=settings.minimum,
         invoice_maximum=settings.maximum,
         network=settings.network,
+        **({"ark_instant_max": settings.ark_instant_max} if kind.has_ark_addresses else {}),
     )
 
 
@@ -228,6 +261,7 @@ class _Parts:
     statements: Statements
     nodes: list[PaymentNode]
     desk: InvoiceDesk
+    addresses: AddressDesk
     backend: ChatBackend
     metrics: Metrics
     calls: Calls
@@ -301,6 +335,7 @@ class _Parts:
         limits = self.settings.limits
         return Sessions(
             desk=self.desk,
+            addresses=self.addresses,
             keyring=self.keyring,
             ledger=self.ledger,
             statements=self.statements,
@@ -316,7 +351,7 @@ def _work(
     funding: Funding,
     reconcile: Reconcile,
     sweep: Sweep,
-    desk: InvoiceDesk,
+    desks: tuple[InvoiceDesk, AddressDesk],
     nodes: list[PaymentNode],
     backend: Backend,
     duties: Duties,
@@ -324,6 +359,7 @@ def _work(
     invoice_life_seconds: int,
 ) -> dict[str, Callable[[], Awaitable[None]]]:
     """The background work by name. What one process does for all that share the books is a duty."""
+    desk, addresses = desks
 
     def alone(name: str, work: Callable[[], Awaitable[None]]) -> dict[str, Callable[[], Awaitable[None]]]:
         return {name: lambda: duties.alone(name, work)}
@@ -338,6 +374,8 @@ def _work(
         "watch backend": backend.watch,
         "watch desk": desk.watch,
     }
+    if addresses.has_wallets:
+        work["watch addresses"] = addresses.watch
     for node in nodes:
         work |= alone(f"watch {node.name}", watching(node))
     return work | alone(

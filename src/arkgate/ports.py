@@ -4,19 +4,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from arkgate.core.keys import Purpose
 from arkgate.core.ledger import (
     AccountRecord,
+    AddressRecord,
     AllowanceState,
     Answer,
+    ArkPayment,
     CallRecord,
     Cursor,
     Finding,
     Funded,
     InvoiceRecord,
     InvoiceState,
+    Payment,
     Reservation,
     Reserved,
     Resolved,
@@ -62,10 +65,16 @@ class InvoiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeEvent:
-    """A settlement, and how far the stream has been read with it. None: an event that settles nothing."""
+    """A payment, and how far the stream has been read with it. Of neither kind: nothing was settled."""
 
     settlement: Settlement | None
     cursor: Cursor
+    coin: ArkPayment | None = None
+
+    @property
+    def payment(self) -> Payment | None:
+        """Whichever came in."""
+        return self.settlement or self.coin
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,10 @@ class Demands:
     """The largest invoice that anybody may ask for."""
     smallest: Msat = Msat(1000)
     """The smallest invoice of a session: what a service keeps of it may be all of it."""
+    invoices: bool = True
+    """Whether it makes any."""
+    addresses: bool = False
+    """Whether it gives out Ark addresses."""
 
 
 class PaymentNode(Protocol):
@@ -188,8 +201,10 @@ class PaymentNode(Protocol):
         """
         ...
 
-    def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
+    def settled_since(self, created_after_ms: int) -> AsyncIterator[Payment]:
         """Every settled invoice that was created after that time (the node's clock), once, in any order.
+
+        Of a node with Ark addresses also every coin that came in after it.
 
         Reads no more than a day's invoices beyond it, however many the node holds, unless the node knows
         only the whole of its history. Payments to older invoices may be among them. The order is free
@@ -220,6 +235,37 @@ class PaymentNode(Protocol):
         ...
 
 
+@runtime_checkable
+class ArkWallet(PaymentNode, Protocol):
+    """A node that also gives out Ark addresses. Its events and listings tell the coins that come in at them.
+
+    A coin is told for each of its outpoints, with its own amount, and for an address only when it can be
+    spent by that address's key alone: what a sender or the Ark server says of amounts and addresses
+    counts for nothing. It may be told again, as final the second time.
+    """
+
+    ark_instant_max: Msat
+    """Up to how much that comes in at one address is credited before it is final."""
+
+    async def new_ark_address(self) -> str:
+        """A fresh address, lower case, that was given to nobody before and lasts as long as the wallet.
+
+        Not retried: a lost answer leaves an address that nobody knows.
+        """
+        ...
+
+    async def ark_payments(self, address: str) -> Sequence[ArkPayment]:
+        """Every coin that ever came in at one of our addresses, in any order."""
+        ...
+
+    async def make_final(self, outpoint: str) -> None:
+        """Asks for what makes a coin final, where that is not under way; it may take hours.
+
+        The coin stays the wallet's; what the Ark server takes for it is the operator's.
+        """
+        ...
+
+
 class Ledger(Protocol):
     """The books. Each verb is one transaction, durable when it returns, and safe to repeat.
 
@@ -228,11 +274,21 @@ class Ledger(Protocol):
     """
 
     async def open_session(self, session: SessionRecord, *, token_digest: bytes, key_version: int) -> None:
-        """Opens a customer account with its token, a session and the session's open invoice."""
+        """Opens a customer account with its token, a session, and where it may be paid first.
+
+        An open invoice, an Ark address, or both.
+        """
         ...
 
     async def add_invoice(self, invoice: InvoiceRecord) -> None:
         """Records an open top-up invoice of an existing account, so that look-ups follow it."""
+        ...
+
+    async def add_address(self, address: AddressRecord) -> None:
+        """Records an Ark address of an existing account, for ever, so that what comes in there is its.
+
+        Raises LookupError when there is no such account, ValueError when the address is another's.
+        """
         ...
 
     async def set_token(self, account_id: str, *, token_digest: bytes, key_version: int) -> int:
@@ -250,6 +306,17 @@ class Ledger(Protocol):
         Our own record of the hash outranks `purpose`; with neither the payment is FOREIGN. Opens the
         account when an L402 payment comes first. Saves `cursor` in the same transaction, also for a
         foreign or repeated payment, and never moves it back.
+        """
+        ...
+
+    async def fund_ark(
+        self, payment: ArkPayment, *, instant_max: Msat, cursor: Cursor | None = None
+    ) -> Funded:
+        """Credits a coin that came in at an Ark address of ours, once by its outpoint, whoever reports it.
+
+        Until it is final it is WAITING, unless it and all that was credited at its address before are
+        together `instant_max` at most. FOREIGN at an address that is not ours. Saves `cursor` in the same
+        transaction whatever it is. Raises ValueError when the coin is known with another amount or address.
         """
         ...
 
@@ -313,6 +380,10 @@ class Ledger(Protocol):
         """Notes when an open invoice is to be looked up next; None: never again on our own account."""
         ...
 
+    async def mark_address_looked_up(self, address: str, next_lookup_ms: int | None) -> None:
+        """Notes when an Ark address is to be looked up next; None: never again on our own account."""
+        ...
+
     async def note(self, fact: str, value: int) -> None:
         """Notes a fact about these books, in place of what was noted under that name before."""
         ...
@@ -373,7 +444,7 @@ class Statements(Protocol):
         ...
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        """A session with its first invoice as we know it; None also once it was pruned."""
+        """A session with its first invoice and its Ark address as we know them; None once it was pruned."""
         ...
 
     async def call(self, account_id: str, request_id: str) -> CallRecord | None:
@@ -401,6 +472,19 @@ class Statements(Protocol):
         """Invoices of that node that may be paid, due or not: those after a payment hash, in its order.
 
         `b""` begins; the last hash of a page asks for the next one.
+        """
+        ...
+
+    async def address(self, address: str) -> AddressRecord | None:
+        """An Ark address that was given out, with what came in there."""
+        ...
+
+    async def addresses_to_look_up(
+        self, node: str, *, limit: int, newest: bool = False
+    ) -> Sequence[AddressRecord]:
+        """Ark addresses of that node that are due for a look-up, longest due first.
+
+        `newest` takes those that became due last.
         """
         ...
 

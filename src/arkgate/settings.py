@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from arkgate.backend.chat import BackendSettings
@@ -15,9 +16,10 @@ from arkgate.core.catalog import Catalog, Service
 from arkgate.core.money import Msat, sats, whole_sats
 from arkgate.core.pricing import BalanceExpiry, bundle_for
 from arkgate.gateway.challenge import ChallengeTerms
+from arkgate.gateway.doctor import NodeDuty
 from arkgate.gateway.limits import Rate
 from arkgate.gateway.sessions import SessionTerms
-from arkgate.nodes import NODE_KINDS
+from arkgate.nodes import NODE_KINDS, NodeKind
 from arkgate.nodes.barkd_fees import is_dear
 from arkgate.settings_table import Address, Notes, Setting, Table, is_port
 from arkgate.web.client import Network
@@ -52,6 +54,17 @@ class NodeSettings:
     network: str | None
     minimum: Msat
     maximum: Msat
+    lightning: bool
+    """Whether it makes invoices."""
+    ark_addresses: bool
+    """Whether it gives out Ark addresses."""
+    ark_instant_max: Msat
+    """Up to how much that comes in at one address is credited before it is final."""
+
+    @property
+    def duty(self) -> NodeDuty:
+        """What it is there for."""
+        return NodeDuty(invoices=self.lightning, addresses=self.ark_addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +227,13 @@ class _Reader:
             network=table.one_of("network", (*NETWORKS, ""), "") or None,
             minimum=sats(int(table.number("minimum_sats", whole_sats(kind.minimum), 1, 1_000_000))),
             maximum=sats(int(table.number("maximum_sats", 1_000_000, 1, 100_000_000))),
+            **_ark(table, kind),
         )
         host, _, port = node.address.rpartition(":")
         if node.address and not (re.fullmatch(r"[^\s/:]+|\[[0-9a-fA-F:]+\]", host) and is_port(port)):
             self._problems.append(f"{table.where} address must be host:port, like 127.0.0.1:10009.")
+        if not node.lightning and not node.ark_addresses:
+            self._problems.append(f"{table.where} lightning and ark_addresses are both false: leave it out.")
         if node.minimum > node.maximum:
             self._problems.append(f"{table.where} minimum_sats is above maximum_sats.")
         table.refuse_unknown(_of_other_kinds(word))
@@ -318,6 +334,17 @@ class _Reader:
         return limits
 
 
+def _ark(table: "Table", kind: NodeKind) -> dict[str, Any]:
+    """What a node does of Lightning and Ark: all that its kind can, unless the settings say otherwise."""
+    if not kind.has_ark_addresses:
+        return {"lightning": True, "ark_addresses": False, "ark_instant_max": sats(0)}
+    return {
+        "lightning": table.flag("lightning", default=True),
+        "ark_addresses": table.flag("ark_addresses", default=True),
+        "ark_instant_max": sats(int(table.number("ark_instant_sats", 100_000, 0, 100_000_000))),
+    }
+
+
 def _of_other_kinds(word: str) -> Mapping[str, str]:
     """The settings that only other kinds of node have, with what is said where one is named."""
     own = NODE_KINDS[word]
@@ -341,14 +368,22 @@ def _names_a_database(url: str) -> bool:
 def _with_warnings(settings: Settings) -> Settings:
     """The settings, with what is allowed and unwise said beside them."""
     warnings = []
+    by_lightning = [node for node in settings.nodes if node.lightning]
+    if not by_lightning:
+        warnings.append(
+            "No node makes Lightning invoices: calls are sold to funded tokens only, "
+            "and L402 clients cannot pay."
+        )
     for service in settings.catalog:
         bundle = bundle_for(
-            service.quote(), calls=settings.challenge.calls, minimum=max(n.minimum for n in settings.nodes)
+            service.quote(),
+            calls=settings.challenge.calls,
+            minimum=max((node.minimum for node in by_lightning), default=sats(1)),
         )
         warnings += [
             f"A challenge for {service.path} asks for {whole_sats(bundle.amount)} sats, and node {node.name} "
             f"makes no invoice above {whole_sats(node.maximum)}: it will make none for it."
-            for node in settings.nodes
+            for node in by_lightning
             if node.maximum < bundle.amount
         ]
         amount = whole_sats(bundle.amount)
@@ -385,7 +420,7 @@ def _node_warnings(node: NodeSettings, settings: Settings) -> Iterator[str]:
             f"Node {node.name} is reached in plain text: whoever is between here and {node.address} reads "
             "its token and can spend what it has. Use loopback or a private network."
         )
-    if not kind.usual_fee(node.minimum):
+    if not node.lightning or not kind.usual_fee(node.minimum):
         return
     least = max(node.minimum, settings.sessions.minimum)
     asked = {"The smallest session": least}

@@ -16,6 +16,7 @@ import httpx
 
 from arkgate.settings import Settings
 from arkgate.settings import load as load_settings
+from arkgate.simulator.barkd_wallet import ArkWallet
 from arkgate.simulator.simulation import Simulation
 from arkgate.store import read_store
 from tests.crash import child
@@ -30,7 +31,7 @@ PATIENCE_SECONDS = 20.0
 PAUSE_SECONDS = 0.02
 QUICK: Mapping[str, float] = {
     "arkgate.gateway.fund.BACKOFF_SECONDS_MAX": 0.2,
-    "arkgate.gateway.fund.LOOK_UP_FIRST_MS": 50,
+    "arkgate.gateway.pace.LOOK_UP_FIRST_MS": 50,
     "arkgate.gateway.fund.STREAM_OPENS_WITHIN_SECONDS": 0.1,
     "arkgate.gateway.sweep.PRUNE_SECONDS": 0.2,
     "arkgate.gateway.sweep.SWEEP_SECONDS": 0.1,
@@ -177,6 +178,7 @@ class Session:
     header: dict[str, str]
     invoice: str
     payment_hash: bytes
+    ark_address: str
     path: str
 
 
@@ -224,6 +226,17 @@ class Client:
             await asyncio.sleep(PAUSE_SECONDS)
         raise AssertionError(f"{method} {path} was answered {said} to the end, and not {wanted}")
 
+    def pay_ark(self, address: str, amount_sats: int) -> None:
+        """Sends a coin to an Ark address."""
+        self.ark.pay_ark(address, amount_sats)
+        self.paid_msat += amount_sats * 1000
+
+    @property
+    def ark(self) -> ArkWallet:
+        """The wallet whose addresses the gateway gives out."""
+        (barkd,) = self.simulation.barkds
+        return barkd.wallet
+
     async def pay(self, invoice: str) -> str:
         """Pays; gives the preimage."""
         paid = await self.simulation.pay(invoice)
@@ -238,6 +251,7 @@ class Client:
             {"Authorization": f"Bearer {body['token']}"},
             funding["lightning_invoice"],
             bytes.fromhex(funding["payment_hash"]),
+            funding["ark_address"],
             f"/v1/sessions/{body['session_id']}",
         )
 
@@ -316,6 +330,10 @@ async def broken_rules(gateway: Gateway) -> list[str]:
 async def beside_simulation(directory: Path) -> AsyncIterator[Simulation]:
     """The simulation that one gateway runs beside."""
     async with Simulation.running(
-        data_dir=directory / "simulator", durable=False, chat_models=(MODEL,), settle_delay_seconds=0.01
+        data_dir=directory / "simulator",
+        durable=False,
+        chat_models=(MODEL,),
+        settle_delay_seconds=0.01,
+        barkds=("ark",),
     ) as simulation:
         yield simulation

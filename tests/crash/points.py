@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import arkgate
-from arkgate.ports import Backend, Ledger, PaymentNode
+from arkgate.ports import ArkWallet, Backend, Ledger, PaymentNode
 
 PACKAGE = Path(arkgate.__file__).parent
 ROOMS = ("gateway", "web", "cli", "app.py")
 """Where ports are used. Adapters keep what they promise; how is the business of their own steps below."""
 COMMANDS = frozenset({"doctor"})
 """Jobs of a command that changes nothing, whatever it asks: nobody's money depends on its end."""
-READS = frozenset({"close", "health", "holdings", "look_up", "watch"})
+READS = frozenset({"ark_payments", "close", "health", "holdings", "look_up", "watch"})
 """Methods of the ports that change nothing. One that is not listed here is taken for a change."""
 NOT_PORTS = frozenset({"meter", "self"})
 """What has methods of the same names as a port and is none: it asks the port in turn."""
@@ -33,7 +33,12 @@ def _changes(port: type) -> frozenset[str]:
     return frozenset(name for name, _ in methods if not name.startswith("_")) - READS
 
 
-PORTS = {"ledger": _changes(Ledger), "node": _changes(PaymentNode), "backend": _changes(Backend)}
+PORTS = {
+    "ledger": _changes(Ledger),
+    "node": _changes(PaymentNode),
+    "wallet": _changes(ArkWallet),
+    "backend": _changes(Backend),
+}
 CHANGES = frozenset().union(*PORTS.values())
 
 

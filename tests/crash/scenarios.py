@@ -6,14 +6,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from arkgate.core.ledger import InvoiceState
 from arkgate.core.money import sats
 from arkgate.core.reports import PAUSED_FACT
 from arkgate.gateway.sessions import SessionTerms
-from arkgate.store import open_store
+from arkgate.store import open_store, read_store
 from arkgate.store.sqlite.connections import LOG_BYTES
-from tests.crash.gateways import CONNECTION_LOST, HOLD_SECONDS, PRICE_SATS, QUICK, Client, keyed
+from tests.crash.gateways import (
+    CONNECTION_LOST,
+    HOLD_SECONDS,
+    PATIENCE_SECONDS,
+    PRICE_SATS,
+    QUICK,
+    Client,
+    keyed,
+)
 from tests.stage import PROMPT, eventually
 
+CANCELLED = InvoiceState.CANCELLED
+LARGE_SATS = 200_000
+"""More than is credited over Ark before it is final."""
 OVERPAID_MSAT = 22_000_000 * 100_000_000 * 1000
 """More bitcoin than there can be."""
 SLOW_REQUEST = (
@@ -181,7 +193,15 @@ async def an_invoice_is_cancelled(client: Client) -> None:
     session = await client.open_session()
     client.arm()
     client.simulation.network.cancel(client.simulation.gate.peer, session.payment_hash)
-    await _ends(client, session.path, "cancelled")
+
+    async def noted() -> bool:
+        # The session goes on: its Ark address can be paid.
+        async with read_store(client.gateway.loaded.store_url) as statements:
+            record = await statements.session(session.path.rpartition("/")[2])
+        return record is not None and record.invoice is not None and record.invoice.state is CANCELLED
+
+    await eventually(noted)
+    assert (await client.ask("GET", session.path, wanted=200))["status"] == "awaiting_payment"
 
 
 async def an_invoice_is_forgotten_by_the_node(client: Client) -> None:
@@ -207,6 +227,35 @@ async def an_invoice_waits(client: Client) -> None:
     await client.gateway.struck.wait()
     await client.pay(session.invoice)
     await client.has(session.header, PRICE_SATS)
+
+
+async def an_address_is_paid(client: Client) -> None:
+    session = await client.open_session()
+    client.arm()
+    client.pay_ark(session.ark_address, PRICE_SATS)
+    await client.has(session.header, PRICE_SATS)
+    await client.buy(keyed(session.header))
+
+
+async def an_address_waits(client: Client) -> None:
+    session = await client.open_session()
+    client.arm()
+    await client.gateway.struck.wait()
+    client.pay_ark(session.ark_address, PRICE_SATS)
+    await client.has(session.header, PRICE_SATS)
+
+
+async def a_large_payment_waits_for_its_round(client: Client) -> None:
+    session = await client.open_session()
+    client.arm()
+    client.pay_ark(session.ark_address, LARGE_SATS)
+
+    async def registered() -> bool:
+        return all(coin.state == "locked" for coin in client.ark.purse.coins.values())
+
+    await eventually(registered, PATIENCE_SECONDS)
+    client.ark.hold_round()
+    await client.has(session.header, LARGE_SATS)
 
 
 async def its_books_are_older_than_a_session(client: Client) -> None:
@@ -315,6 +364,11 @@ TOKEN = [Scenario(a_token_pays)]
 PROOF = [Scenario(a_proof_comes_first)]
 CHANGES = [Scenario(a_token_pays), Scenario(a_token_pays, 2), Scenario(a_payer_never_comes_back)]
 SHORT_SESSIONS = {"sessions": SessionTerms(sats(1), sats(1_000_000), expiry_seconds=1)}
+QUICK_ARK = {
+    **QUICK,
+    "arkgate.gateway.ark.WAITING_PAUSE_MS": 50,
+    "arkgate.gateway.pace.LOOK_UP_PAUSE_MS_MAX": 100,
+}
 QUICK_START = {**QUICK, FUND + "STREAM_OPENS_WITHIN_SECONDS": 0.3}
 
 GATEWAY: Mapping[str, Sequence[Scenario]] = {
@@ -325,7 +379,28 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
         Scenario(a_session_is_paid),
         Scenario(a_token_is_topped_up),
     ],
-    "gateway.fund.Funding.credit:ledger.fund": [
+    "gateway.addresses.AddressDesk._fresh:wallet.new_ark_address": [
+        Scenario(a_session_is_paid),
+        Scenario(a_token_is_topped_up),
+    ],
+    "gateway.ark.ArkFunding.credit:ledger.fund_ark": [
+        Scenario(an_address_is_paid),
+        Scenario(a_large_payment_waits_for_its_round, pauses=QUICK_ARK),
+        Scenario(a_large_payment_waits_for_its_round, 2, pauses=QUICK_ARK),
+    ],
+    "gateway.ark.ArkFunding._await_finality:ledger.mark_address_looked_up": [
+        Scenario(a_large_payment_waits_for_its_round, pauses=QUICK_ARK)
+    ],
+    "gateway.ark.ArkFunding._await_finality:wallet.make_final": [
+        Scenario(a_large_payment_waits_for_its_round, pauses=QUICK_ARK)
+    ],
+    "gateway.ark.ArkFunding._later_if_at_all:ledger.mark_address_looked_up": [
+        Scenario(an_address_waits, pauses={**QUICK, "arkgate.gateway.pace.LOOK_UP_GRACE_MS": -1e12})
+    ],
+    "gateway.ark.ArkFunding._later_if_at_all:ledger.mark_address_looked_up#2": [
+        Scenario(an_address_waits, pauses=QUICK)
+    ],
+    "gateway.fund.Funding._credit:ledger.fund": [
         *PROOF,
         Scenario(a_payer_never_comes_back),
         Scenario(an_open_session_is_paid),
@@ -340,7 +415,7 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
         Scenario(an_invoice_is_forgotten_by_the_node, pauses=QUICK, settings=SHORT_SESSIONS),
     ],
     "gateway.fund.Funding._look_up_later_if_at_all:ledger.mark_looked_up": [
-        Scenario(an_invoice_waits, pauses={**QUICK, FUND + "LOOK_UP_GRACE_MS": -1e12})
+        Scenario(an_invoice_waits, pauses={**QUICK, "arkgate.gateway.pace.LOOK_UP_GRACE_MS": -1e12})
     ],
     "gateway.fund.Funding._look_up_later:ledger.mark_looked_up": [Scenario(an_invoice_waits, pauses=QUICK)],
     "gateway.fund.Funding._reconcile_if_due:ledger.note": [
@@ -355,6 +430,7 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
     "gateway.serve.Gateway._buy:backend.chat": [*TOKEN, *PROOF],
     "gateway.sessions.Sessions.open:ledger.open_session": [Scenario(a_session_is_paid)],
     "gateway.sessions.Sessions.token:ledger.set_token": [Scenario(a_credential_becomes_a_token)],
+    "gateway.sessions.Sessions.top_up:ledger.add_address": [Scenario(a_token_is_topped_up)],
     "gateway.sessions.Sessions.top_up:ledger.add_invoice": [Scenario(a_token_is_topped_up)],
     "gateway.sweep.Sweep.probe:ledger.probe": [Scenario(it_runs, pauses={SWEEP + "PROBE_SECONDS": 0.1})],
     "gateway.reconcile.Reconcile._with:ledger.note": [Scenario(its_books_were_restored, at_start=True)],

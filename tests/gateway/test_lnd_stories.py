@@ -525,6 +525,7 @@ def test_a_node_whose_clock_is_an_hour_off_is_told_once_and_its_payments_count_o
         async with read_store(stage.settings.store_url) as statements:
             session = await statements.session(opened["session_id"])
         assert session is not None
+        assert session.invoice is not None
         assert session.invoice.expires_at_ms / 1000 - now_seconds == pytest.approx(7200, abs=20)
         await stage.http.post(f"{stage.operator_url}{RECONCILE_PATH}", headers={COMMAND_HEADER: "yes"})
         found = await told_once(lines, "reconciled fully")

@@ -46,15 +46,15 @@ def test_a_payment_is_told_found_and_listed_with_its_fee(real: RealBarkd) -> Non
         await real.pay(invoice.payment_request)
         event = await asyncio.wait_for(telling, STREAM_SECONDS)
         status = await node.look_up(invoice.payment_hash)
-        listed = [one.payment_hash async for one in node.settled_since(invoice.created_at_ms - 60_000)]
+        listed = [one.reference async for one in node.settled_since(invoice.created_at_ms - 60_000)]
         after = await node.holdings()
 
         assert event.settlement is not None
         assert (event.settlement.amount_paid, event.settlement.memo) == (6_000_000, "a call")
         assert status is not None
         assert status.settlement == event.settlement
-        assert invoice.payment_hash in listed
-        assert unpaid.payment_hash not in listed
+        assert invoice.payment_hash.hex() in listed
+        assert unpaid.payment_hash.hex() not in listed
         open_one = await node.look_up(unpaid.payment_hash)
         assert open_one is not None
         assert open_one.state is InvoiceState.OPEN

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -200,3 +201,31 @@ def test_a_fee_that_eats_a_small_session_is_said(tmp_path: Path, smallest: int, 
     lines = examined(tmp_path, demands=Demands(sats(1_000), sats(1_000_000), sats(smallest)))
 
     assert lines["fees"].verdict is verdict
+
+
+def test_an_ark_address_is_tried_where_they_are_given_out(tmp_path: Path) -> None:
+    demands = replace(DEMANDS, addresses=True)
+
+    def gives_none(barkd: SimulatedBarkd) -> None:
+        barkd.habits.failures["POST /wallet/addresses/next"] = UNKNOWN
+
+    healthy = examined(tmp_path / "healthy", demands=demands)
+    lines = examined(tmp_path / "broken", gives_none, demands=demands)
+
+    assert troubles(healthy) == {}
+    assert "tark1" in healthy["an Ark address"].seen
+    assert troubles(lines) == {"an Ark address": Verdict.FAILURE}
+    assert "Sessions are offered over Lightning only" in lines["an Ark address"].meaning
+
+
+def test_a_node_without_lightning_is_asked_for_no_invoice_and_no_fees(tmp_path: Path) -> None:
+    def without(barkd: SimulatedBarkd) -> None:
+        barkd.ark.has_lightning = False
+
+    lines = examined(tmp_path, without, demands=replace(DEMANDS, invoices=False, addresses=True))
+
+    assert troubles(lines) == {}
+    assert "an Ark address" in lines
+    assert "an invoice" not in lines
+    assert "fees" not in lines
+    assert "news of payments" in lines

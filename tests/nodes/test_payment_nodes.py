@@ -186,7 +186,8 @@ async def invoice_of(node: PaymentNode, amount_sats: int = 50) -> Invoice:
 
 
 async def listed(node: PaymentNode, created_after_ms: int = 0) -> list[Settlement]:
-    return [settlement async for settlement in node.settled_since(created_after_ms)]
+    told = [payment async for payment in node.settled_since(created_after_ms)]
+    return [payment for payment in told if isinstance(payment, Settlement)]
 
 
 @contextlib.asynccontextmanager

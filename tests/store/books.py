@@ -13,7 +13,9 @@ import pytest
 
 from arkgate.core.keys import Purpose, PurposeKind
 from arkgate.core.ledger import (
+    AddressRecord,
     Answer,
+    ArkPayment,
     Cursor,
     Finding,
     Funded,
@@ -35,6 +37,7 @@ S_contra = TypeVar("S_contra", contravariant=True)
 PRICE = Msat(50_000)
 CHAT = "chat"
 NODE = "lnd"
+WALLET = "barkd"
 ALICE = "a1" * 16
 BOB = "b0" * 16
 NOON = 20_000 * DAY_MS + DAY_MS // 2
@@ -135,6 +138,18 @@ def settlement(payment_hash: bytes, amount: int = PRICE, *, node: str = NODE, fe
     return Settlement(node, payment_hash, Msat(amount), memo="", settled_at_ms=NOON, fee=Msat(fee))
 
 
+def ark_address(
+    address: str, account_id: str = ALICE, *, purpose: str = "topup", amount: int = PRICE
+) -> AddressRecord:
+    """An Ark address that somebody was given."""
+    return AddressRecord(address, account_id, WALLET, purpose, Msat(amount), NOON, NOON + DAY_MS)
+
+
+def coin(outpoint: str, address: str, amount: int = PRICE, *, final: bool = False) -> ArkPayment:
+    """A coin as the wallet reports it."""
+    return ArkPayment(WALLET, outpoint, address, Msat(amount), NOON, final)
+
+
 FUND_BEFORE_FEES = "SELECT * FROM fund_v1($1, $2, $3, $4, $5, $6, $7, $8, $9) WHERE $10::bigint = 0"
 """What PostgreSQL is told of a payment by a program that knows no fees."""
 
@@ -210,6 +225,13 @@ def invoice(
         created_at_ms=NOON,
         expires_at_ms=NOON + DAY_MS,
     )
+
+
+def invoice_of(record: SessionRecord | None) -> InvoiceRecord:
+    """The invoice of a session that has one."""
+    assert record is not None
+    assert record.invoice is not None
+    return record.invoice
 
 
 def session(session_id: str, account_id: str = ALICE, *, amount: int = PRICE) -> SessionRecord:

@@ -29,9 +29,11 @@ from tests.store.books import (
     NOON,
     PRICE,
     ManualClock,
+    ark_address,
     broken,
     call,
     charge,
+    coin,
     hash_of,
     invoice,
     new_books,
@@ -56,6 +58,8 @@ async def every_kind_of_row(store: Store) -> None:
     await store.ledger.release("c3", "the backend “failed”")
     await store.ledger.open_session(session("s1", BOB), token_digest=hash_of("token"), key_version=1)
     await store.ledger.add_invoice(invoice(hash_of("top-up")))
+    await store.ledger.add_address(ark_address("tark1"))
+    await store.ledger.fund_ark(coin("t:0", "tark1"), instant_max=PRICE)
     await store.ledger.mark_invoice(hash_of("top-up"), InvoiceState.EXPIRED)
     await store.ledger.advance("lnd", Cursor(7, 3))
 
@@ -101,7 +105,7 @@ def test_restored_books_go_on_where_the_archived_ones_were(tmp_path: Path) -> No
         async with open_store(url(new), ManualClock(), log_bytes=LOG_BYTES) as store:
             account = await store.statements.account(ALICE)
             assert account is not None
-            assert account.balance.available == 7 * PRICE
+            assert account.balance.available == 8 * PRICE
             again = await store.ledger.reserve(call("c4", calls_per_day=5, key="key"))
             assert again.outcome is ReserveOutcome.ANSWERED
             assert not broken(await store.statements.verify())
@@ -244,7 +248,7 @@ def test_books_that_were_only_opened_are_restored_into(tmp_path: Path) -> None:
             await store.ledger.probe()
         await restore_store(url(tmp_path / "new.db"), checked)
         async with read_store(url(tmp_path / "new.db")) as statements:
-            assert (await statements.totals()).customers == 8 * PRICE
+            assert (await statements.totals()).customers == 9 * PRICE
 
     run(story())
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from arkgate.core.ledger import FundOutcome, ReleaseOutcome, ReserveOutcome, SettleOutcome
+from arkgate.core.money import Msat
 from arkgate.store import Store
 from arkgate.store.sqlite.opening import open_sqlite
 from tests.store.books import (
@@ -16,8 +17,10 @@ from tests.store.books import (
     PRICE,
     ManualClock,
     answer_to,
+    ark_address,
     call,
     charge,
+    coin,
     for_challenge,
     hash_of,
     pay,
@@ -171,6 +174,13 @@ async def _(store: Store, clock: ManualClock) -> Enum:
 @leads_to(FundOutcome.FOREIGN)
 async def _(store: Store, clock: ManualClock) -> Enum:
     return (await store.ledger.fund(paid(hash_of("p"), node=NODE), None)).outcome
+
+
+@leads_to(FundOutcome.WAITING)
+async def _(store: Store, clock: ManualClock) -> Enum:
+    await pay(store, PRICE)
+    await store.ledger.add_address(ark_address("tark1"))
+    return (await store.ledger.fund_ark(coin("t:0", "tark1"), instant_max=Msat(PRICE - 1))).outcome
 
 
 OUTCOMES: list[Enum] = [*ReserveOutcome, *SettleOutcome, *ReleaseOutcome, *FundOutcome]

@@ -137,7 +137,7 @@ async def test_a_commit_that_fails_refuses_and_can_be_repeated(
 
     def broken_commit(database: sqlite3.Cursor, _now_ms: int) -> None:
         database.execute("PRAGMA defer_foreign_keys = ON")
-        database.execute("INSERT INTO session VALUES ('s', 'nobody', x'00')")
+        database.execute("INSERT INTO session VALUES ('s', 'nobody', x'00', NULL)")
 
     refused = await asyncio.gather(
         store.writer.run(broken_commit), store.ledger.reserve(asked), return_exceptions=True

@@ -35,6 +35,7 @@ from tests.store.books import (
     in_books,
     in_sqlite,
     invoice,
+    invoice_of,
     pay,
     run,
     session,
@@ -117,7 +118,7 @@ async def test_a_second_report_of_another_amount_credits_nothing(store: Store, c
     found = await store.statements.session("s")
     assert again == Funded(FundOutcome.REPLAYED, ALICE, Balance(Msat(60_000), Msat(0)))
     assert found is not None
-    assert (found.invoice.state, found.invoice.amount_paid) == (InvoiceState.SETTLED, 60_000)
+    assert (invoice_of(found).state, invoice_of(found).amount_paid) == (InvoiceState.SETTLED, 60_000)
 
 
 @in_books
@@ -164,7 +165,7 @@ async def test_an_invoice_that_was_recorded_stays_as_it_is(store: Store, clock: 
     record = session("s")
     await store.ledger.open_session(record, token_digest=b"d" * 32, key_version=1)
 
-    other = replace(record.invoice, payment_request="lnbc1other", amount=Msat(1), expires_at_ms=NOON)
+    other = replace(invoice_of(record), payment_request="lnbc1other", amount=Msat(1), expires_at_ms=NOON)
     await store.ledger.add_invoice(other)
 
     assert await store.statements.session("s") == record
@@ -186,7 +187,7 @@ async def test_a_cancelled_or_paid_invoice_does_not_expire_or_wait_again(
 
     found = [await store.statements.session(name) for name in ("expired", "cancelled", "paid", "open")]
 
-    assert [one.invoice.state for one in found if one is not None] == [
+    assert [invoice_of(one).state for one in found if one is not None] == [
         InvoiceState.CANCELLED,
         InvoiceState.CANCELLED,
         InvoiceState.SETTLED,
@@ -265,8 +266,8 @@ async def test_a_session_whose_payment_came_first_is_shown_as_paid(store: Store,
 
     assert paid_before.outcome is FundOutcome.FOREIGN
     assert found is not None
-    assert found.invoice.state is InvoiceState.SETTLED
-    assert found.invoice.payment_request == record.invoice.payment_request
+    assert invoice_of(found).state is InvoiceState.SETTLED
+    assert invoice_of(found).payment_request == invoice_of(record).payment_request
 
 
 @in_books
@@ -274,7 +275,7 @@ async def test_an_invoice_is_told_as_it_was_given_out_also_when_its_payment_came
     store: Store, clock: ManualClock
 ) -> None:
     await pay(store, PRICE)
-    given_out = (session(word, amount=7000).invoice for word in ("early", "late"))
+    given_out = (invoice_of(session(word, amount=7000)) for word in ("early", "late"))
     early, late = (replace(one, created_at_ms=NOON - 5, expires_at_ms=NOON + 5) for one in given_out)
     purpose = Purpose(PurposeKind.SESSION, ALICE)
     await store.ledger.fund(settlement(early.payment_hash, 8000), purpose)
@@ -286,7 +287,7 @@ async def test_an_invoice_is_told_as_it_was_given_out_also_when_its_payment_came
 
     found = [await store.statements.session(word) for word in ("early", "late")]
 
-    assert [one.invoice for one in found if one is not None] == [
+    assert [invoice_of(one) for one in found if one is not None] == [
         replace(early, state=InvoiceState.SETTLED, amount_paid=Msat(8000)),
         replace(late, state=InvoiceState.SETTLED, amount_paid=Msat(9000)),
     ]

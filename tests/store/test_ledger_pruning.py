@@ -20,6 +20,7 @@ from tests.store.books import (
     hash_of,
     in_books,
     invoice,
+    invoice_of,
     pay,
     session,
     settlement,
@@ -83,7 +84,7 @@ async def test_invoices_are_pruned_in_batches(store: Store, clock: ManualClock) 
 async def test_a_session_goes_with_its_invoice_and_its_token_stays(store: Store, clock: ManualClock) -> None:
     unpaid = session("s1")
     await store.ledger.open_session(unpaid, token_digest=DIGEST, key_version=1)
-    await store.ledger.mark_invoice(unpaid.invoice.payment_hash, InvoiceState.EXPIRED)
+    await store.ledger.mark_invoice(invoice_of(unpaid).payment_hash, InvoiceState.EXPIRED)
     clock.pass_ms(PAST)
 
     assert await store.ledger.prune_invoices(9, grace_ms=GRACE) == 1
@@ -98,7 +99,7 @@ async def test_what_ended_first_goes_first_and_takes_nobody_elses_session(
 ) -> None:
     for name, expires_at_ms in (("s1", 30), ("s2", 10), ("s3", 20)):
         record = session(name)
-        first = replace(record.invoice, expires_at_ms=NOON + expires_at_ms)
+        first = replace(invoice_of(record), expires_at_ms=NOON + expires_at_ms)
         await store.ledger.open_session(replace(record, invoice=first), token_digest=DIGEST, key_version=1)
         await store.ledger.mark_invoice(first.payment_hash, InvoiceState.EXPIRED)
     clock.pass_ms(PAST)
@@ -117,11 +118,11 @@ async def test_a_late_payment_is_credited_once_to_the_account_that_its_tag_names
 ) -> None:
     unpaid = session("s1")
     await store.ledger.open_session(unpaid, token_digest=DIGEST, key_version=1)
-    await store.ledger.mark_invoice(unpaid.invoice.payment_hash, InvoiceState.EXPIRED)
+    await store.ledger.mark_invoice(invoice_of(unpaid).payment_hash, InvoiceState.EXPIRED)
     await ended(store, invoice(hash_of("topup")), InvoiceState.CANCELLED)
     clock.pass_ms(PAST)
     assert await store.ledger.prune_invoices(9, grace_ms=GRACE) == 2
-    late = {PurposeKind.SESSION: unpaid.invoice.payment_hash, PurposeKind.TOPUP: hash_of("topup")}
+    late = {PurposeKind.SESSION: invoice_of(unpaid).payment_hash, PurposeKind.TOPUP: hash_of("topup")}
 
     for kind, payment_hash in late.items():
         funded = [await store.ledger.fund(settlement(payment_hash), Purpose(kind, ALICE)) for _ in range(2)]

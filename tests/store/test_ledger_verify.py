@@ -20,10 +20,12 @@ from tests.store.books import (
     NOON,
     PRICE,
     ManualClock,
+    ark_address,
     broken,
     by_hand,
     call,
     charge,
+    coin,
     for_challenge,
     hash_of,
     pay,
@@ -41,7 +43,7 @@ DAMAGE = {
         {0},
         "CHECK constraint failed in invoice",
     ),
-    "a row refers to nothing": ("INSERT INTO session VALUES ('s', 'nobody', x'00')", {0}, "session"),
+    "a row refers to nothing": ("INSERT INTO session VALUES ('s', 'nobody', x'00', NULL)", {0}, "session"),
     "a balance is not its transfers": (
         f"UPDATE account SET posted_msat = posted_msat + 1 WHERE account_id = '{ALICE}'",
         {1, 3},
@@ -67,6 +69,16 @@ DAMAGE = {
         f"UPDATE invoice SET amount_paid_msat = 1 WHERE payment_hash = x'{PAID.hex()}'",
         {4},
         CREDIT,
+    ),
+    "an Ark payment was credited to nobody": (
+        "INSERT INTO ark_payment VALUES ('t:0', 'tark1', 1, 'credited', 1, 1)",
+        {4},
+        "credit:t:0",
+    ),
+    "an Ark payment has another amount than its credit": (
+        "UPDATE ark_payment SET amount_msat = 1 WHERE outpoint = 't:1'",
+        {4},
+        "credit:t:1",
     ),
     "a fee belongs to no payment": (
         "INSERT INTO transfer VALUES ('fee:00', 'fee', 'expense:fees', 'asset:node:lnd', 1, 1, 'lnd')",
@@ -126,6 +138,8 @@ async def _write_books(path: Path) -> None:
     async with open_sqlite(path, ManualClock()) as store:
         await store.ledger.fund(settlement(PAID, 9 * PRICE, fee=7), for_challenge(ALICE))
         await pay(store, PRICE, BOB)
+        await store.ledger.add_address(ark_address("tark1"))
+        await store.ledger.fund_ark(coin("t:1", "tark1"), instant_max=PRICE)
         await charge(store, call("c1", calls_per_day=5))
         await store.ledger.reserve(call("c2", calls_per_day=5))
         await store.ledger.reserve(call("c3", calls_per_day=5))

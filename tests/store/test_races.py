@@ -37,6 +37,7 @@ from tests.store.books import (
     for_challenge,
     hash_of,
     invoice,
+    invoice_of,
     pay,
     run,
     session,
@@ -330,7 +331,7 @@ def test_a_session_and_its_payment_may_come_in_any_order(play: Run, manner: Mann
         assert await course.store.statements.account_by_token(TOKEN) == ALICE
         found = await course.store.statements.session("s")
         assert found is not None
-        assert found.invoice.state is InvoiceState.SETTLED
+        assert invoice_of(found).state is InvoiceState.SETTLED
 
     play(race)
 

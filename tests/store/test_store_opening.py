@@ -27,6 +27,7 @@ from arkgate.store.sqlite.connections import LOG_BYTES
 from arkgate.store.sqlite.disk import refuse_shared
 from arkgate.store.sqlite.opening import open_sqlite, open_sqlite_readonly
 from arkgate.store.sqlite.schema import upgrade
+from arkgate.store.sqlite.upgrade import apply_revisions
 from arkgate.store.tables import metadata
 from tests.store.books import (
     ALICE,
@@ -360,6 +361,13 @@ def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
     assert refused.value.reason == "store_unfit"
 
 
+_OF_THE_FIRST_REVISION = (
+    "INSERT INTO account VALUES ('a', 'customer', 0, 0, NULL, NULL, 1)",
+    "INSERT INTO invoice VALUES (zeroblob(32), 'a', 'lnd', 'session', '', 1, 0, 'open', 1, 2, NULL, NULL)",
+    "INSERT INTO session (session_id, account_id, payment_hash) VALUES ('s', 'a', zeroblob(32))",
+)
+
+
 def test_books_of_the_first_revision_are_upgraded_and_its_programs_may_go_on(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
 
@@ -367,18 +375,17 @@ def test_books_of_the_first_revision_are_upgraded_and_its_programs_may_go_on(tmp
         async with open_sqlite(path, ManualClock()) as store:
             return dict(await store.statements.facts())
 
-    run(open_once())
-    by_hand(
-        path,
-        "DROP INDEX invoice_ended",
-        "DROP INDEX session_invoice",
-        "DELETE FROM meta WHERE name = 'revision_floor'",
-        "UPDATE alembic_version SET version_num = '0001'",
-    )
+    first = sqlite3.connect(path, isolation_level=None)
+    apply_revisions(first, up_to="0001")
+    for row in _OF_THE_FIRST_REVISION:
+        first.execute(row)
+    first.close()
 
     facts = run(open_once())
 
     assert facts[revisions.FLOOR_FACT] == 1
     with sqlite3.connect(path) as database:
         indexes = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+        sessions = database.execute("SELECT session_id, account_id, payment_hash FROM session").fetchall()
     assert {"invoice_ended", "session_invoice"} <= indexes
+    assert sessions == [("s", "a", bytes(32))]

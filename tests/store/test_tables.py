@@ -72,7 +72,30 @@ ROWS: dict[str, dict[str, Any]] = {
         "settled_at_ms": None,
         "next_lookup_ms": None,
     },
-    "session": {"session_id": "s1", "account_id": ALICE, "payment_hash": hash_of("invoice")},
+    "ark_address": {
+        "address": "tark1",
+        "account_id": ALICE,
+        "node": "barkd",
+        "purpose": "session",
+        "amount_msat": 10,
+        "created_at_ms": NOON,
+        "expires_at_ms": NOON,
+        "next_lookup_ms": None,
+    },
+    "ark_payment": {
+        "outpoint": "t:0",
+        "address": "tark1",
+        "amount_msat": 10,
+        "state": "waiting",
+        "received_at_ms": NOON,
+        "credited_at_ms": None,
+    },
+    "session": {
+        "session_id": "s1",
+        "account_id": ALICE,
+        "payment_hash": hash_of("invoice"),
+        "ark_address": "tark1",
+    },
 }
 # Another row beside the first one.
 OTHERS: dict[str, dict[str, Any]] = {
@@ -82,6 +105,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "answer": {"call_id": "c1"},
     "allowance": {"day": 2},
     "invoice": {"payment_hash": hash_of("another")},
+    "ark_address": {"address": "tark2"},
+    "ark_payment": {"outpoint": "t:1"},
     "session": {"session_id": "s2"},
 }
 SETTLED = {"state": "settled", "cost_msat": 3, "resolved_at_ms": NOON}
@@ -106,7 +131,12 @@ ACCEPTED: list[tuple[str, Row]] = [
     ("invoice", PAID),
     *(("invoice", {"state": state}) for state in ("expired", "cancelled")),
     *(("invoice", {"purpose": purpose}) for purpose in ("topup", "challenge")),
+    ("ark_address", {"purpose": "topup"}),
+    ("ark_payment", {"amount_msat": 1}),
+    ("ark_payment", {"state": "credited", "credited_at_ms": NOON}),
     ("session", {}),
+    ("session", {"payment_hash": None}),
+    ("session", {"ark_address": None}),
 ]
 REFUSED: list[tuple[str, str, Row]] = [
     ("account_kind", "account", {"kind": "gift"}),
@@ -145,6 +175,15 @@ REFUSED: list[tuple[str, str, Row]] = [
     ("invoice_paid", "invoice", {**PAID, "amount_paid_msat": 0}),
     ("invoice_settled", "invoice", {"settled_at_ms": NOON}),
     ("invoice_settled", "invoice", {**PAID, "settled_at_ms": None}),
+    ("ark_address_text", "ark_address", {"address": ""}),
+    ("ark_address_purpose", "ark_address", {"purpose": "challenge"}),
+    ("ark_address_amount", "ark_address", {"amount_msat": 0}),
+    ("ark_payment_outpoint", "ark_payment", {"outpoint": ""}),
+    ("ark_payment_state|ark_payment_credited", "ark_payment", {"state": "lost"}),
+    ("ark_payment_amount", "ark_payment", {"amount_msat": 0}),
+    ("ark_payment_credited", "ark_payment", {"credited_at_ms": NOON}),
+    ("ark_payment_credited", "ark_payment", {"state": "credited"}),
+    ("session_payable", "session", {"payment_hash": None, "ark_address": None}),
     ("unique", "account", {"account_id": ALICE}),
     ("unique", "account", {"token_digest": hash_of("token"), "token_key_version": 1}),
     ("unique", "transfer", {"transfer_id": "credit:1"}),
@@ -154,12 +193,17 @@ REFUSED: list[tuple[str, str, Row]] = [
     ("unique", "answer", {}),
     ("unique", "allowance", {"day": 1}),
     ("unique", "invoice", {"payment_hash": hash_of("invoice")}),
+    ("unique", "ark_address", {"address": "tark1"}),
+    ("unique", "ark_payment", {"outpoint": "t:0"}),
     ("unique", "session", {"session_id": "s1"}),
     ("foreign key", "hold", {"account_id": "nobody"}),
     ("foreign key", "answer", {"call_id": "nowhere"}),
     ("foreign key", "allowance", {"account_id": "nobody"}),
     ("foreign key", "invoice", {"account_id": "nobody"}),
+    ("foreign key", "ark_address", {"account_id": "nobody"}),
+    ("foreign key", "ark_payment", {"address": "nowhere"}),
     ("foreign key", "session", {"account_id": "nobody"}),
+    ("foreign key", "session", {"ark_address": "nowhere"}),
     ("foreign key", "session", {"payment_hash": hash_of("nowhere")}),
 ]
 # PostgreSQL would lock the row of the income account for each charge.

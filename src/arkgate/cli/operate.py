@@ -45,6 +45,8 @@ def check(config_path: Path | None) -> None:
     loaded = load_settings(config_path)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}")
+    for node in loaded.nodes:
+        click.echo(f"node {node.name}: {node.duty.sentence}")
     click.echo(f"{path} can be used.")
 
 

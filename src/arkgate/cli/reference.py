@@ -59,6 +59,12 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
             "With kind `barkd`: 1000, because of [its fees](nodes/barkd.md#fees)."
         ),
         "maximum_sats": "The largest.",
+        "lightning": "Whether it makes invoices. Without it, it serves sessions only, over Ark.",
+        "ark_addresses": "Whether sessions and top-ups may be paid to Ark addresses of it.",
+        "ark_instant_sats": (
+            "Up to how much that comes in at one Ark address is credited at once; more is credited when it "
+            "[is final](nodes/barkd.md#ark-addresses)."
+        ),
     },
     "[backend]": {
         "url": "Its base URL, as for OpenAI's SDKs: `http://127.0.0.1:11434/v1`.",

@@ -31,6 +31,7 @@ keys_file = "arkgate-keys.json"      # made on the first start; back it up apart
 #   kind = "barkd"
 #   address = "127.0.0.1:3000"
 #   token_file = "~/.bark/auth_token"
+#   ark_addresses = true               # sessions may be paid to Ark addresses of it, too
 [[nodes]]
 kind = "lnd"
 address = "127.0.0.1:10009"

@@ -4,7 +4,7 @@
       InvalidRequest, NotSupported, PayloadTooLarge, UnsupportedMediaType, Unprocessable
       NotFound, MethodNotAllowed
       InvalidCredential, InvalidToken, MissingCredential, AttenuatedCredential
-      PaymentRequired, AwaitingPayment, InsufficientBalance
+      PaymentRequired, FundedTokenRequired, AwaitingPayment, InsufficientBalance
       DailyLimitReached, RateLimited, OperatorOnly
       RequestInFlight, IdempotencyKeyReused, RequestIdReused, AnswerGone
       SettlementPending, NodeUnavailable, BackendUnavailable, StoreUnavailable, Overloaded, Draining,
@@ -133,6 +133,12 @@ class PaymentRequired(Refusal):
         self.challenge = challenge
 
 
+class FundedTokenRequired(Refusal):
+    """The call has to be paid first, and only a funded token can: no node makes invoices."""
+
+    code = "payment_required"
+
+
 class AwaitingPayment(Refusal):
     """The token exists and none of its invoices has been paid."""
 
@@ -191,6 +197,15 @@ class NodeUnavailable(Refusal):
     """The payment node cannot be asked now."""
 
     code = "node_unavailable"
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the node could not be asked at all.
+
+        A connection that fails has the transport's error as its cause; an answer that was read and cannot
+        be believed (another invoice) has none, and asking again may not mend it.
+        """
+        return self.__cause__ is not None
 
 
 class BackendUnavailable(Refusal):

@@ -25,6 +25,11 @@ def credit_id(payment_hash: bytes) -> str:
     return f"credit:{payment_hash.hex()}"
 
 
+def ark_credit_id(outpoint: str) -> str:
+    """The id of the transfer that credits a coin which came in at an Ark address."""
+    return f"credit:{outpoint}"
+
+
 def fee_id(payment_hash: bytes) -> str:
     """The id of the transfer that books what the node kept of a payment."""
     return f"fee:{payment_hash.hex()}"
@@ -61,6 +66,8 @@ class FundOutcome(Enum):
     """The payment had been credited before; nothing changed."""
     FOREIGN = "foreign"
     """The payment is not for us; nothing was credited."""
+    WAITING = "waiting"
+    """A coin at an Ark address of ours is noted; it is credited when it is final."""
 
 
 class ReserveOutcome(Enum):
@@ -135,6 +142,35 @@ class Settlement:
     fee: Msat = Msat(0)
     """What the node's service kept of it: the operator's expense, never the payer's loss."""
 
+    @property
+    def reference(self) -> str:
+        """What names the payment in a statement."""
+        return self.payment_hash.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class ArkPayment:
+    """A coin (VTXO) that came in at an Ark address, as the wallet reports it."""
+
+    node: str
+    outpoint: str
+    """`<txid>:<output index>`: no other coin has it, and by it each is credited once."""
+    address: str
+    amount_paid: Msat
+    """All of the coin."""
+    received_at_ms: int
+    final: bool
+    """Whether sender and Ark server together cannot take it back any more."""
+
+    @property
+    def reference(self) -> str:
+        """What names the payment in a statement."""
+        return self.outpoint
+
+
+Payment = Settlement | ArkPayment
+"""Money that came in at a node, by either way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -146,7 +182,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Funded:
-    """The answer of `fund`; `account_id` and `balance` are None when FOREIGN."""
+    """The answer of `fund` and `fund_ark`; `account_id` and `balance` are None when FOREIGN."""
 
     outcome: FundOutcome
     account_id: str | None
@@ -266,12 +302,33 @@ class InvoiceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressRecord:
+    """An Ark address that a session or a top-up waits at. It keeps its account for ever."""
+
+    address: str
+    account_id: str
+    node: str
+    purpose: str
+    """`session` or `topup`."""
+    amount: Msat
+    """What was asked for; what comes in is credited, whatever it is."""
+    created_at_ms: int
+    expires_at_ms: int
+    """Until when a payment is expected; a later one is credited as well."""
+    credited: Msat = Msat(0)
+    """What came in and was credited."""
+    waiting: Msat = Msat(0)
+    """What came in and is credited when it is final."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A funding request: its account, its first invoice, and whether anything was paid."""
+    """A funding request: its account, and where it may be paid first. One of the two is there."""
 
     session_id: str
     account_id: str
-    invoice: InvoiceRecord
+    invoice: InvoiceRecord | None
+    address: AddressRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

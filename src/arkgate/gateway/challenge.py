@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import structlog
 
 from arkgate.core.catalog import Service
-from arkgate.core.errors import NodeUnavailable, PaymentRequired
+from arkgate.core.errors import FundedTokenRequired, NodeUnavailable, PaymentRequired
 from arkgate.core.keys import ACCOUNT_ID_BYTES, Keyring, Purpose, PurposeKind
-from arkgate.core.money import format_sats
+from arkgate.core.money import format_sats, whole_sats
 from arkgate.core.pricing import BalanceExpiry, Bundle, Challenge, bundle_for
 from arkgate.gateway.desk import InvoiceDesk, Issued, Wanted
 from arkgate.gateway.limits import RateLimit
@@ -62,8 +62,11 @@ class Challenger:
         """The refusal that carries a fresh challenge.
 
         With `account_id` the payment enters that account, so what is left there is not stranded.
-        Raises RateLimited, NodeUnavailable or Overloaded, and then no invoice was made.
+        Raises RateLimited, NodeUnavailable or Overloaded, and then no invoice was made; FundedTokenRequired
+        where no node makes invoices at all.
         """
+        if not self._desk.has_nodes:
+            raise _for_tokens_only(service, code)
         self._limit.take(f"account {account_id}" if account_id else client, alone=account_id is not None)
         quote = service.quote()
 
@@ -105,6 +108,16 @@ class Challenger:
         valid_until = self._clock.now_ms() // 1000 + self._terms.credential_days * 86_400
         caveats = issued(service, valid_until=valid_until, account_id=account_id if bound else None)
         return base64.b64encode(mint(root_key, identifier, caveats)).decode()
+
+
+def _for_tokens_only(service: Service, code: str | None) -> FundedTokenRequired:
+    return FundedTokenRequired(
+        f"Payment required: {format_sats(service.price)} for one call of {service.method} {service.path}, "
+        "from a funded token: this server makes no Lightning invoices. Open a session with "
+        "POST /v1/sessions, pay its Ark address, then repeat the request with Authorization: Bearer <token>.",
+        code=code,
+        fields={"price_sats": whole_sats(service.price, asked_for=True)},
+    )
 
 
 def _sentence(service: Service, offer: Challenge) -> str:

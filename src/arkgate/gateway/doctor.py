@@ -4,7 +4,7 @@ What each line looks at is its room's: the store looks at the books, a node at i
 URL. Which of them there are, what is asked of a node, and what the settings promise is decided here.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from arkgate.core.catalog import Catalog
@@ -39,6 +39,25 @@ class Offer:
     sessions: SessionTerms
 
 
+@dataclass(frozen=True, slots=True)
+class NodeDuty:
+    """What a node is there for."""
+
+    invoices: bool = True
+    """Challenges, sessions and top-ups over Lightning."""
+    addresses: bool = False
+    """Sessions and top-ups over Ark."""
+
+    @property
+    def sentence(self) -> str:
+        """What it serves, for an operator."""
+        if not self.invoices:
+            return "serves sessions only, over Ark; it makes no invoices for challenges"
+        if not self.addresses:
+            return "serves challenges and sessions, over Lightning"
+        return "serves challenges and sessions over Lightning, and sessions over Ark"
+
+
 class Doctor:
     """Examines one gateway from its settings. Changes no money; what it leaves is `PaymentNode.checkup`'s."""
 
@@ -48,14 +67,19 @@ class Doctor:
         nodes: Sequence[PaymentNode],
         backend: Backend,
         *,
+        duties: Mapping[str, NodeDuty],
         warnings: Sequence[str],
         books: Checks,
         outside: Checks,
     ) -> None:
-        """`warnings` are what the settings say of themselves; `books` and `outside` are their rooms'."""
+        """`duties` are the nodes', by their names; `warnings` are what the settings say of themselves.
+
+        `books` and `outside` are their rooms'.
+        """
         self._offer = offer
         self._nodes = nodes
         self._backend = backend
+        self._duties = duties
         self._warnings = warnings
         self._books = books
         self._outside = outside
@@ -112,7 +136,7 @@ class Doctor:
 
     def _of(self, node: PaymentNode) -> Checks:
         async def checks() -> AsyncIterator[Check]:
-            yield self._amounts(node)
+            yield self._amounts(node) if self._duties[node.name].invoices else self._sessions_alone(node)
             async for check in node.checkup(self._demands(node)):
                 yield check
 
@@ -133,10 +157,17 @@ class Doctor:
         return max(terms.minimum, node.invoice_minimum), min(terms.maximum, node.invoice_maximum)
 
     def _demands(self, node: PaymentNode) -> Demands:
+        duty = self._duties[node.name]
         fitting = [amount for amount in self._challenges(node) if amount <= node.invoice_maximum]
         least, most = self._sessions(node)
         wanted = [*fitting, most]
-        return Demands(challenge=wanted[0], largest=max(wanted), smallest=least)
+        return Demands(
+            challenge=wanted[0],
+            largest=max(wanted),
+            smallest=least,
+            invoices=duty.invoices,
+            addresses=duty.addresses,
+        )
 
     def _amounts(self, node: PaymentNode) -> Check:
         """Whether the prices, the sessions and the node's limits leave it something to make."""
@@ -161,6 +192,16 @@ class Doctor:
             return Check(name, Verdict.WARNING, seen, meaning, f"Raise {limits}, or lower price_sats.")
         seen = f"Challenges ask for {format_sats(challenge)}, sessions for {format_sats(least)} to "
         return Check(name, Verdict.OK, f"{seen}{format_sats(most)}.")
+
+    def _sessions_alone(self, node: PaymentNode) -> Check:
+        """What a node that makes no invoices is there for."""
+        name = "amounts"
+        seen = "It gives out Ark addresses and makes no invoices: it serves sessions and no challenges."
+        if any(self._duties[other.name].invoices for other in self._nodes):
+            return Check(name, Verdict.OK, seen)
+        meaning = "L402 clients cannot pay: without a funded token a call answers 402 without an invoice."
+        remedy = "Add a node that makes Lightning invoices, or set lightning = true in [[nodes]]."
+        return Check(name, Verdict.WARNING, seen, meaning, remedy)
 
     def _severe(self, can: Callable[[PaymentNode], bool]) -> Verdict:
         """How bad it is that one node cannot: no failure while another can."""

@@ -19,12 +19,22 @@ from arkgate.core.errors import (
     StoreUnavailable,
 )
 from arkgate.core.keys import Keyring, Purpose, PurposeKind, token_digest
-from arkgate.core.ledger import Cursor, Funded, FundOutcome, InvoiceRecord, InvoiceState, Settlement
+from arkgate.core.ledger import (
+    ArkPayment,
+    Cursor,
+    Funded,
+    FundOutcome,
+    InvoiceRecord,
+    InvoiceState,
+    Payment,
+    Settlement,
+)
 from arkgate.core.money import Msat
-from arkgate.gateway.pace import AT_ONCE, Pace
+from arkgate.gateway.ark import ArkFunding
+from arkgate.gateway.pace import AT_ONCE, DUE_HALF, Pace, is_given_up, look_up_again_ms
 from arkgate.gateway.silence import Silence
 from arkgate.l402.identifier import Identifier
-from arkgate.ports import Clock, Ledger, Observer, PaymentNode, Statements
+from arkgate.ports import ArkWallet, Clock, Ledger, Observer, PaymentNode, Statements
 
 log = structlog.get_logger()
 PROOF_PATIENCE_SECONDS = 3.0
@@ -37,12 +47,7 @@ STREAM_OPENS_WITHIN_SECONDS = 3.0
 SILENCE_CHECK_SECONDS = 1.0
 NODE_CHECK_SECONDS = 2.0
 """How often a node that was not ready is asked whether it is, while its stream is waited for."""
-LOOK_UP_FIRST_MS = 2_000
-LOOK_UP_PAUSE_MS_MAX = 60_000
-LOOK_UP_GRACE_MS = 24 * 3600 * 1000
 LOOK_UP_BATCH = 100
-DUE_HALF = 10
-"""How many that became due last are asked about at a time, and how many that are due for longest."""
 LOOK_UPS_PER_SECOND = 20.0
 """How often a node is asked about open invoices, whatever their number; proofs and reconciles apart."""
 STREAM = "stream"
@@ -119,6 +124,8 @@ class Funding:
         self._paces = {node.name: Pace(LOOK_UPS_PER_SECOND) for node in nodes}
         self._proving: dict[bytes, asyncio.Task[str]] = {}
         self._silence: dict[str, Silence] = defaultdict(lambda: Silence(time.monotonic))
+        wallets = {node.name: node for node in nodes if isinstance(node, ArkWallet)}
+        self._ark = ArkFunding(ledger, statements, wallets, clock, observer)
 
     async def account_of(self, identifier: Identifier) -> str:
         """The account of a verified credential, crediting its payment when nobody has reported it yet.
@@ -191,20 +198,31 @@ class Funding:
 
     async def credit(
         self,
-        settlement: Settlement,
+        payment: Payment,
         *,
         reported_by: str,
         purpose: Purpose | None = None,
         cursor: Cursor | None = None,
     ) -> Funded:
-        """The one way by which money enters: `Ledger.fund` with the purpose that tag or proof state."""
-        tag = self._keyring.read_tag(settlement.memo, settlement.payment_hash)
+        """The one way by which money enters, whoever reports it."""
+        silence, told_as = self._silence[payment.node], payment.reference.encode()
         if reported_by == STREAM:
-            self._silence[settlement.node].told(settlement.payment_hash)
+            silence.told(told_as)
+        if isinstance(payment, ArkPayment):
+            funded = await self._ark.credit(payment, reported_by=reported_by, cursor=cursor)
+        else:
+            funded = await self._credit(payment, reported_by, purpose, cursor)
+        if funded.outcome is FundOutcome.APPLIED and reported_by != STREAM:
+            silence.found(told_as)
+        return funded
+
+    async def _credit(
+        self, settlement: Settlement, reported_by: str, purpose: Purpose | None, cursor: Cursor | None
+    ) -> Funded:
+        """`Ledger.fund` with the purpose that tag or proof state."""
+        tag = self._keyring.read_tag(settlement.memo, settlement.payment_hash)
         funded = await self._ledger.fund(settlement, tag.purpose if tag else purpose, cursor=cursor)
         if funded.outcome is FundOutcome.APPLIED:
-            if reported_by != STREAM:
-                self._silence[settlement.node].found(settlement.payment_hash)
             self._observer.payment_credited(settlement.amount_paid)
             log.info(
                 "payment credited",
@@ -248,7 +266,7 @@ class Funding:
                         "the stream of settlements missed payments that look-ups found; opening it anew",
                         node=node.name,
                         missed=len(missed),
-                        payment_hash=missed[0].hex(),
+                        payment=missed[0].decode(),
                     )
                     continue
                 log.info("the node ended the stream of settlements", node=node.name)
@@ -293,14 +311,14 @@ class Funding:
         since = await self._statements.cursor(node.name)
         since = Cursor(since.add_index, max(0, since.settle_index - CURSOR_MARGIN))
         async for event in node.events(since):
-            if event.settlement is not None:
-                await self.credit_or_alarm(event.settlement, reported_by=STREAM, cursor=event.cursor)
+            if event.payment is not None:
+                await self.credit_or_alarm(event.payment, reported_by=STREAM, cursor=event.cursor)
             elif event.cursor.settle_index:
                 # What was only added moves no cursor that counts: a write for each invoice would be waste.
                 await self._ledger.advance(node.name, event.cursor)
 
     async def credit_or_alarm(
-        self, settlement: Settlement, *, reported_by: str, cursor: Cursor | None = None
+        self, settlement: Payment, *, reported_by: str, cursor: Cursor | None = None
     ) -> Funded | None:
         """As `credit`, and None for a payment that the books will never take.
 
@@ -316,7 +334,7 @@ class Funding:
             log.exception(
                 "a payment cannot be credited",
                 node=settlement.node,
-                payment_hash=settlement.payment_hash.hex(),
+                payment=settlement.reference,
                 amount_msat=settlement.amount_paid,
                 reported_by=reported_by,
             )
@@ -437,15 +455,14 @@ class Funding:
 
     async def _look_up_later_if_at_all(self, invoice: InvoiceRecord, now: int) -> None:
         """Schedules the next look-up, unless the node still answered this a day after the expiry."""
-        if now > invoice.expires_at_ms + LOOK_UP_GRACE_MS:
+        if is_given_up(now, invoice.expires_at_ms):
             await self._ledger.mark_looked_up(invoice.payment_hash, None)
         else:
             await self._look_up_later(invoice, now)
 
     async def _look_up_later(self, invoice: InvoiceRecord, now: int) -> None:
         """Schedules the next look-up; the older the invoice, the later."""
-        age = max(LOOK_UP_FIRST_MS, now - invoice.created_at_ms)
-        again = now + min(LOOK_UP_PAUSE_MS_MAX, age // 2 + LOOK_UP_FIRST_MS // 2)
+        again = look_up_again_ms(now, invoice.created_at_ms)
         await self._ledger.mark_looked_up(invoice.payment_hash, again)
 
     async def poll(self, *, pause_seconds: float = 2.0) -> None:
@@ -463,6 +480,7 @@ class Funding:
             await asyncio.sleep(pause_seconds)
             try:
                 await self.look_up_due(node)
+                await self._ark.look_up_due(node.name, self._paces[node.name])
             except (NodeUnavailable, StoreUnavailable) as refusal:
                 log.debug("look-ups wait", node=node.name, reason=refusal.message)
 
@@ -498,12 +516,7 @@ class Funding:
 
 
 def _is_away(fault: Exception) -> bool:
-    """Whether the node could not be asked.
-
-    A connection that fails has the transport's error as its cause; an answer that was read and cannot
-    be believed (another invoice) has none, and asking again may not mend it.
-    """
-    return isinstance(fault, NodeUnavailable) and fault.__cause__ is not None
+    return isinstance(fault, NodeUnavailable) and fault.is_away
 
 
 def _unpaid_state(invoice: InvoiceRecord, now_ms: int) -> InvoiceState:

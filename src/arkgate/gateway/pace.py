@@ -1,6 +1,13 @@
-"""A pace that work keeps to, however much of it there is."""
+"""How often nodes are asked: a pace that work keeps to, and when what is unpaid is looked up next."""
 
 import asyncio
+
+DUE_HALF = 10
+"""How many that became due last are asked about at a time, and how many that are due for longest."""
+LOOK_UP_FIRST_MS = 2_000
+LOOK_UP_PAUSE_MS_MAX = 60_000
+LOOK_UP_GRACE_MS = 24 * 3600 * 1000
+"""How long after its expiry something unpaid is still looked up."""
 
 
 class Pace:
@@ -21,3 +28,14 @@ class Pace:
 
 AT_ONCE = Pace(float("inf"))
 """No pace at all."""
+
+
+def look_up_again_ms(now_ms: int, created_at_ms: int) -> int:
+    """When something unpaid is to be looked up next; the older it is, the later."""
+    age = max(LOOK_UP_FIRST_MS, now_ms - created_at_ms)
+    return now_ms + min(LOOK_UP_PAUSE_MS_MAX, age // 2 + LOOK_UP_FIRST_MS // 2)
+
+
+def is_given_up(now_ms: int, expires_at_ms: int) -> bool:
+    """Whether something unpaid is not looked up any more: a day after its expiry."""
+    return now_ms > expires_at_ms + LOOK_UP_GRACE_MS

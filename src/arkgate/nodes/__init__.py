@@ -13,6 +13,9 @@ from arkgate.nodes.cln import ClnNode
 from arkgate.nodes.lnd import LndNode
 from arkgate.ports import PaymentNode
 
+ARK_SETTINGS: Final = ("lightning", "ark_addresses", "ark_instant_sats")
+"""The settings of nodes that may give out Ark addresses."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeKind:
@@ -31,10 +34,14 @@ class NodeKind:
     usual_fee: Callable[[Msat], Msat] = lambda _: Msat(0)
     """What its service usually keeps of a payment."""
 
+    has_ark_addresses: bool = False
+    """Whether it is a `ports.ArkWallet`, too."""
+
     @property
     def settings(self) -> tuple[str, ...]:
         """The settings that not every kind has."""
-        return (*self.files, "tls_server_name") if self.has_tls else self.files
+        tls = ("tls_server_name",) if self.has_tls else ()
+        return (*self.files, *tls, *(ARK_SETTINGS if self.has_ark_addresses else ()))
 
 
 NODE_KINDS: Final[dict[str, NodeKind]] = {
@@ -49,5 +56,6 @@ NODE_KINDS: Final[dict[str, NodeKind]] = {
         has_tls=False,
         minimum=barkd_fees.MINIMUM,
         usual_fee=barkd_fees.usual_fee,
+        has_ark_addresses=True,
     ),
 }

@@ -14,11 +14,12 @@ import orjson
 import structlog
 
 from arkgate.core.errors import NodeUnavailable
-from arkgate.core.ledger import Cursor, InvoiceState, Settlement
+from arkgate.core.ledger import ArkPayment, Cursor, InvoiceState, Payment, Settlement
 from arkgate.core.money import Msat, sats
 from arkgate.nodes.barkd_checkup import BarkdCheckup
+from arkgate.nodes.barkd_coins import Coins
 from arkgate.nodes.barkd_fees import MINIMUM
-from arkgate.nodes.barkd_history import Receive, Told, milliseconds, read_receives
+from arkgate.nodes.barkd_history import ArkReceive, Receive, Received, Told, milliseconds, read_receives
 from arkgate.nodes.barkd_rest import BearerToken, Rest, answered, network_of, was_silent
 from arkgate.nodes.channel import CredentialsRefused, CredentialsUnreadable
 from arkgate.nodes.invoices import InvoiceCheck, cut
@@ -90,7 +91,7 @@ class Mailbox:
 
 
 class BarkdNode:
-    """`ports.PaymentNode` for barkd. Its server keeps a fee of each payment: `Settlement.fee`."""
+    """`ports.ArkWallet` for barkd. Its server keeps a fee of each Lightning payment: `Settlement.fee`."""
 
     def __init__(
         self,
@@ -102,6 +103,7 @@ class BarkdNode:
         invoice_minimum: Msat = MINIMUM,
         invoice_maximum: Msat = sats(1_000_000),
         network: str | None = None,
+        ark_instant_max: Msat = sats(100_000),
         timeout_seconds: float = UNARY_TIMEOUT_SECONDS,
         paces: Paces = Paces(),
     ) -> None:
@@ -110,6 +112,7 @@ class BarkdNode:
         self.invoice_minimum = invoice_minimum
         self.invoice_maximum = invoice_maximum
         self.draws_preimages = True
+        self.ark_instant_max = ark_instant_max
         self._credentials = credentials
         self._clock = clock
         self._timeout_seconds = timeout_seconds
@@ -117,6 +120,7 @@ class BarkdNode:
         self._rest = Rest(name, credentials)
         self._mailbox = Mailbox(self._rest, paces.sync)
         self._invoices = InvoiceCheck(name, clock, network)
+        self._coins = Coins(self._rest, self._invoices, timeout_seconds=timeout_seconds)
 
     async def create_invoice(
         self, amount: Msat, *, preimage: bytes | None, memo: str, expiry_seconds: int
@@ -158,7 +162,7 @@ class BarkdNode:
         """
         invoice = str(self._field(receive, "invoice"))
         for found in await self._history({"type": "invoice", "value": invoice}):
-            if found.successful:
+            if isinstance(found, Receive) and found.successful:
                 return found.settlement(self.name)
         try:
             settled_at_ms = milliseconds(str(self._field(receive, "settled_at")))
@@ -193,7 +197,11 @@ class BarkdNode:
         while True:
             began = time.monotonic()
             for receive in told.news(await self._history(), now_ms=self._clock.now_ms()):
-                yield NodeEvent(receive.settlement(self.name), since)
+                for payment in await self._payments(receive):
+                    if isinstance(payment, ArkPayment):
+                        yield NodeEvent(None, since, coin=payment)
+                    else:
+                        yield NodeEvent(payment, since)
             took = time.monotonic() - began
             last = await self._notified(last)
             await asyncio.sleep(began + took + max(took, READ_PAUSE_SECONDS) - time.monotonic())
@@ -224,16 +232,39 @@ class BarkdNode:
         found = self._field(self._read(content), "last_pushed_at")
         return last if found is None else str(found)
 
-    async def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
+    async def settled_since(self, created_after_ms: int) -> AsyncIterator[Payment]:
         """See `ports.PaymentNode`. It goes by when the payment came, which is never before its invoice."""
         await self._mailbox.sync()
         for receive in await self._history():
-            settlement = receive.settlement(self.name) if receive.successful else None
-            if settlement is not None and receive.began_at_ms >= created_after_ms:
-                yield settlement
+            if receive.successful and receive.began_at_ms >= created_after_ms:
+                for payment in await self._payments(receive):
+                    yield payment
 
-    async def _history(self, query: dict[str, str] | None = None) -> Sequence[Receive]:
-        """Lightning payments, newest first. In a thread, because all of them may be many."""
+    async def _payments(self, receive: Received) -> Sequence[Payment]:
+        """What a successful movement brought in: a payment, or a coin for each of its outpoints."""
+        if isinstance(receive, ArkReceive):
+            return await self._coins.payments(self.name, [receive], afresh=False)
+        settlement = receive.settlement(self.name)
+        return () if settlement is None else (settlement,)
+
+    async def new_ark_address(self) -> str:
+        """See `ports.ArkWallet`."""
+        return await self._coins.new_address()
+
+    async def ark_payments(self, address: str) -> Sequence[ArkPayment]:
+        """See `ports.ArkWallet`."""
+        await self._mailbox.sync()
+        found = await self._history({"type": "ark", "value": address})
+        receives = [one for one in found if isinstance(one, ArkReceive)]
+        coins = await self._coins.payments(self.name, receives, afresh=True)
+        return [coin for coin in coins if coin.address == address]
+
+    async def make_final(self, outpoint: str) -> None:
+        """See `ports.ArkWallet`. The coin becomes one of the next round; the server may take a fee for it."""
+        await self._coins.make_final(outpoint)
+
+    async def _history(self, query: dict[str, str] | None = None) -> Sequence[Received]:
+        """Payments, newest first. In a thread, because all of them may be many."""
         seconds = LIST_TIMEOUT_SECONDS if query is None else self._timeout_seconds
         content = await self._rest.ask("GET", "/history", "listing payments", seconds=seconds, query=query)
         try:

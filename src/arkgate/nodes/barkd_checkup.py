@@ -13,7 +13,7 @@ from arkgate.nodes.barkd_fees import Schedule, is_dear
 from arkgate.nodes.barkd_rest import BearerToken, Rest, answered, network_of, was_silent
 from arkgate.nodes.certificate import NO_INVOICES
 from arkgate.nodes.channel import CredentialsRefused
-from arkgate.ports import Check, Clock, Demands, Invoice, PaymentNode, Verdict
+from arkgate.ports import ArkWallet, Check, Clock, Demands, Invoice, Verdict
 
 NEWS_SECONDS = 1.0
 _SEE_LOG = "Look at barkd's log, and at the Ark server's status."
@@ -23,7 +23,7 @@ _SEE_LOG = "Look at barkd's log, and at the Ark server's status."
 class BarkdCheckup:
     """One check-up. `node` is what the gateway uses; what that cannot ask goes over a client of its own."""
 
-    node: PaymentNode
+    node: ArkWallet
     credentials: BearerToken
     clock: Clock
     network: str | None
@@ -59,6 +59,11 @@ class BarkdCheckup:
         yield checkup.not_checked(
             "receiving capacity", "It is the Ark server's: barkd cannot say what that can receive."
         )
+        if self.demands.addresses:
+            yield await self._ark_address()
+        if not self.demands.invoices:
+            yield await self._news()
+            return
         yield self._fees()
         async for check in checkup.invoice(
             self.node,
@@ -110,6 +115,15 @@ class BarkdCheckup:
             yield Check("Ark server", Verdict.FAILURE, checkup.sentence(refusal), meaning, _SEE_LOG)
         else:
             yield Check("Ark server", Verdict.OK, "barkd reaches it.")
+
+    async def _ark_address(self) -> Check:
+        name = "an Ark address"
+        try:
+            address = await self.node.new_ark_address()
+        except NodeUnavailable as refusal:
+            meaning = "Sessions are offered over Lightning only, where a node makes invoices."
+            return Check(name, Verdict.FAILURE, checkup.sentence(refusal), meaning, _SEE_LOG)
+        return Check(name, Verdict.OK, f"One was given out: {address[:12]}….")
 
     def _fees(self) -> Check:
         """What the server keeps of the smallest amounts that payers are asked for."""

@@ -1,4 +1,4 @@
-"""What barkd's history says: which Lightning payments came in, what was paid and what was kept of it.
+"""What barkd's history says: which payments came in, over Lightning what was paid and what was kept of it.
 
 Source: bark-json's movements.rs of bark 0.6.0. A movement is `pending`, with all its amounts filled in,
 before it is `successful`; only that counts.
@@ -15,7 +15,7 @@ from arkgate.core.invoice import InvoiceError, read_bolt11
 from arkgate.core.ledger import Settlement
 from arkgate.core.money import Msat, sats
 
-_SUBSYSTEM = "bark.lightning_receive"
+_LIGHTNING, _ARK = "bark.lightning_receive", "bark.arkoor"
 _PENDING, _SUCCESSFUL = "pending", "successful"
 PENDING_MS_MAX = 7 * 24 * 3600 * 1000
 """A payment that is under way for longer is not waited for: its invoice lived two days."""
@@ -56,17 +56,55 @@ class Receive:
         )
 
 
-def read_receives(content: bytes) -> Sequence[Receive]:
-    """The Lightning payments in a history, newest first. Raises ValueError."""
+@dataclass(frozen=True, slots=True)
+class ArkReceive:
+    """A movement by which coins come in over Ark. Its amounts are not to be believed, so they are not here.
+
+    Source: `process_received_arkoor_package` in bark's mailbox.rs: who sends coins that are in the wallet
+    already together with a new one has all of them counted again.
+    """
+
+    movement_id: int
+    pending: bool
+    successful: bool
+    addresses: tuple[str, ...]
+    """Those that any of its coins may belong to."""
+    outpoints: tuple[str, ...]
+    began_at_ms: int
+
+
+Received = Receive | ArkReceive
+
+
+def read_receives(content: bytes) -> Sequence[Received]:
+    """The payments in a history, newest first. Raises ValueError."""
     try:
-        movements = orjson.loads(content)
-        return [
-            _receive(movement)
-            for movement in movements
-            if movement["subsystem"]["name"] == _SUBSYSTEM and _invoice(movement) is not None
-        ]
+        found = (_received(movement) for movement in orjson.loads(content))
+        return [one for one in found if one is not None]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it has no {error}") from error
+
+
+def _received(movement: Mapping[str, Any]) -> Received | None:
+    """The payment of a movement; None where it is something else."""
+    subsystem = movement["subsystem"]
+    if subsystem["name"] == _LIGHTNING and _invoice(movement) is not None:
+        return _receive(movement)
+    if subsystem["name"] == _ARK and subsystem["kind"] == "receive":
+        return _ark_receive(movement)
+    return None
+
+
+def _ark_receive(movement: Mapping[str, Any]) -> ArkReceive:
+    destinations = [one["destination"] for one in movement["received_on"]]
+    return ArkReceive(
+        movement_id=int(movement["id"]),
+        pending=movement["status"] == _PENDING,
+        successful=movement["status"] == _SUCCESSFUL,
+        addresses=tuple(str(one["value"]) for one in destinations if one["type"] == "ark"),
+        outpoints=tuple(str(one) for one in movement["output_vtxos"]),
+        began_at_ms=milliseconds(movement["time"]["created_at"]),
+    )
 
 
 def _receive(movement: Mapping[str, Any]) -> Receive:
@@ -106,7 +144,7 @@ class Told:
         self._told: set[int] = set()
         """Those above it that have been told."""
 
-    def news(self, receives: Sequence[Receive], *, now_ms: int) -> Sequence[Receive]:
+    def news(self, receives: Sequence[Received], *, now_ms: int) -> Sequence[Received]:
         """The successful ones that were not told yet, oldest first; the first time the newest `backlog`."""
         begun = self._ended_up_to is not None
         known = self._ended_up_to or 0
@@ -120,5 +158,5 @@ class Told:
         return list(reversed(fresh if begun else fresh[: self._backlog]))
 
 
-def _is_awaited(receive: Receive, now_ms: int) -> bool:
+def _is_awaited(receive: Received, now_ms: int) -> bool:
     return receive.pending and now_ms - receive.began_at_ms < PENDING_MS_MAX

@@ -39,12 +39,11 @@ class SimulatedBarkd(SimulatedDaemon):
             serving(rest(self.wallet), port=self.port, purpose=f"the simulated {self.name} barkd")
         )
         self._serving = stack
-        self.wallet.running = True
+        self.wallet.start()
 
     async def stop(self) -> None:
         """See `SimulatedDaemon`. The buffer of notifications is lost."""
         self.wallet.running = False
-        self.wallet.forget_notifications()
         if self._serving is not None:
             serving_on, self._serving = self._serving, None
             await serving_on.aclose()

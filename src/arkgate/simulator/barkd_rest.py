@@ -146,7 +146,26 @@ async def _history(wallet: ArkWallet, request: Request) -> Response:
     kind, value = request.query_params.get("type"), request.query_params.get("value")
     if (kind is None) != (value is None):
         raise BarkdError("bad request: type and value belong together", 400)
-    return JSONResponse(wallet.history(value))
+    return JSONResponse(wallet.history(kind, value))
+
+
+async def _next_address(wallet: ArkWallet, request: Request) -> Response:
+    return JSONResponse({"address": wallet.purse.new_address()})
+
+
+async def _coin(wallet: ArkWallet, request: Request) -> Response:
+    return JSONResponse(wallet.coin(request.path_params["identifier"]).as_json())
+
+
+async def _refresh(wallet: ArkWallet, request: Request) -> Response:
+    try:
+        outpoints = [str(one) for one in json.loads(await request.body())["vtxos"]]
+    except (ValueError, KeyError, TypeError) as error:
+        return PlainTextResponse(f"{_NOT_JSON}missing field {error} at line 1", 422)
+    if not outpoints:
+        raise BarkdError("bad request: No VTXO IDs provided", 400)
+    wallet.refresh(outpoints)
+    return JSONResponse({"id": 1, "status": {"type": "pending"}, "participation": {}})
 
 
 async def _wait(wallet: ArkWallet, request: Request) -> Response:
@@ -178,6 +197,9 @@ _HANDLERS: dict[tuple[str, str], Handler] = {
     ("GET", "/wallet/ark-info"): _ark_info,
     ("GET", "/wallet/balance"): _balance,
     ("POST", "/wallet/sync/mailbox"): _mailbox,
+    ("POST", "/wallet/addresses/next"): _next_address,
+    ("GET", "/wallet/vtxos/{identifier}"): _coin,
+    ("POST", "/wallet/refresh/delegated/vtxos"): _refresh,
     ("POST", "/lightning/receives/invoice"): _make_invoice,
     ("GET", "/lightning/receives/{identifier}"): _receive,
     ("DELETE", "/lightning/receives/{identifier}"): _delete,

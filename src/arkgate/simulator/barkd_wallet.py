@@ -4,11 +4,13 @@ Sources: bark-rest and bark-json of bark 0.6.0 for forms and texts, and what the
 """
 
 import asyncio
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from arkgate.simulator.barkd_coins import Coin, Package, Purse
 from arkgate.simulator.network import Network, Peer
 from arkgate.simulator.records import InvoiceRow, PaymentRow
 
@@ -60,32 +62,49 @@ class Movement:
     """An entry of the history."""
 
     number: int
-    row: InvoiceRow
+    row: InvoiceRow | None
+    """The invoice that was paid; None where coins came in over Ark."""
     paid_sats: int
     fee_sats: int
     created_at: str
     status: str = "pending"
     completed_at: str | None = None
+    package: Package | None = None
+    """The coins that came in over Ark."""
+
+    def is_to(self, kind: str | None, value: str | None) -> bool:
+        """Whether it is one of those that a filter of the history asks for."""
+        if kind is None:
+            return True
+        destinations = [one["destination"] for one in self._received_on()]
+        return {"type": kind, "value": value} in destinations
+
+    def _received_on(self) -> list[dict[str, Any]]:
+        if self.package is not None:
+            return [
+                {"destination": {"type": "ark", "value": address}, "amount_sat": amount}
+                for address, amount in self.package.addresses
+            ]
+        assert self.row is not None
+        destination = {"type": "invoice", "value": self.row.payment_request}
+        return [{"destination": destination, "amount_sat": self.paid_sats}]
 
     def as_json(self) -> dict[str, Any]:
         """As barkd tells it; the amounts are filled in from the first moment."""
-        kind = {"name": "bark.arkoor", "kind": "receive"}
-        destination = {"type": "ark", "value": "tark1simulated"}
-        if not self.row.is_keysend:
-            kind = {"name": "bark.lightning_receive", "kind": "receive"}
-            destination = {"type": "invoice", "value": self.row.payment_request}
+        outpoints = [] if self.package is None else list(self.package.outpoints)
+        name = "bark.arkoor" if self.row is None else "bark.lightning_receive"
         return {
             "id": self.number,
             "status": self.status,
-            "subsystem": kind,
-            "metadata": {"payment_hash": self.row.payment_hash.hex()},
-            "intended_balance_sat": self.row.amount_msat // 1000,
+            "subsystem": {"name": name, "kind": "receive"},
+            "metadata": {} if self.row is None else {"payment_hash": self.row.payment_hash.hex()},
+            "intended_balance_sat": self.paid_sats if self.row is None else self.row.amount_msat // 1000,
             "effective_balance_sat": self.paid_sats - self.fee_sats,
             "offchain_fee_sat": self.fee_sats,
             "sent_to": [],
-            "received_on": [{"destination": destination, "amount_sat": self.paid_sats}],
+            "received_on": self._received_on(),
             "input_vtxos": [],
-            "output_vtxos": [f"{self.row.payment_hash.hex()}:0"],
+            "output_vtxos": outpoints if self.row is None else [f"{self.row.payment_hash.hex()}:0"],
             "exited_vtxos": [],
             "time": {
                 "created_at": self.created_at,
@@ -126,7 +145,10 @@ class ArkWallet:
         self.taken_sats = 0
         """What its owner has spent."""
         self.waits: set[Wait] = set()
+        self.purse = Purse(self.ark.network)
         self._movements: dict[bytes, Movement] = {}
+        self._unseen: list[Package] = []
+        """Coins that wait in the server's mailbox."""
         self._notifications: list[Notification] = []
         for row in sorted(peer.invoices.values(), key=lambda row: row.settle_index):
             self._note(row)
@@ -140,17 +162,21 @@ class ArkWallet:
             wait.changed.set()
         return len(self.waits)
 
-    def forget_notifications(self) -> None:
-        """What a restart does."""
+    def start(self) -> None:
+        """What a start does: barkd looks into its mailbox, and has none of its old notifications."""
+        self.running = True
         self._notifications.clear()
+        if self.ark.server_up and not self.ark.blind:
+            self._take_mail()
 
     # What barkd knows.
 
     @property
     def spendable_sats(self) -> int:
         """What the wallet has: what came in, less fees and what was spent."""
-        successful = [one for one in self._movements.values() if one.status == "successful"]
-        return sum(one.paid_sats - one.fee_sats for one in successful) - self.taken_sats
+        successful = [one for one in self._movements.values() if one.row and one.status == "successful"]
+        by_lightning = sum(one.paid_sats - one.fee_sats for one in successful)
+        return by_lightning + self.purse.spendable_sats - self.taken_sats
 
     def fee_sats(self, amount_sats: int) -> int:
         """What the server keeps of a payment."""
@@ -215,14 +241,54 @@ class ArkWallet:
             )
         return row
 
-    def history(self, payment_request: str | None = None) -> list[dict[str, Any]]:
-        """Movements, newest first; with an invoice, those that it has."""
+    def history(self, kind: str | None = None, value: str | None = None) -> list[dict[str, Any]]:
+        """Movements, newest first; with a destination, those that came in there."""
         newest_first = sorted(self._movements.values(), key=lambda one: -one.number)
-        return [
-            movement.as_json()
-            for movement in newest_first
-            if payment_request in (None, movement.row.payment_request)
-        ]
+        return [movement.as_json() for movement in newest_first if movement.is_to(kind, value)]
+
+    def pay_ark(self, address: str, *amounts_sats: int, resent: Sequence[str] = ()) -> Sequence[str]:
+        """Somebody sends coins to an address; answers their outpoints.
+
+        They are there at once, or wait in the server's mailbox until barkd looks. `resent` are coins
+        that it has already, see `Purse.receive`.
+        """
+        package = self.purse.receive(address, amounts_sats, resent=resent)
+        self._unseen.append(package)
+        if self.running and self.ark.server_up and not self.ark.blind:
+            self._take_mail()
+        return package.outpoints[len(resent) :]
+
+    def _take_mail(self) -> None:
+        """What waits in the mailbox becomes movements."""
+        while self._unseen:
+            package = self._unseen.pop(0)
+            now = rfc3339(self.network.now_at(self.peer))
+            number = len(self._movements) + 1
+            movement = Movement(number, None, package.amount_sats, 0, now, "successful", now, package)
+            self._movements[secrets.token_bytes(32)] = movement
+            self._notify("movement-created", movement)
+
+    def coin(self, outpoint: str) -> Coin:
+        """A coin of the wallet. Raises BarkdError."""
+        coin = self.purse.coins.get(outpoint)
+        if coin is None:
+            raise BarkdError("VTXO not found", 404)
+        return coin
+
+    def refresh(self, outpoints: Sequence[str]) -> None:
+        """Registers coins for the next round, which `hold_round` holds. Raises BarkdError."""
+        coins = [self.coin(outpoint) for outpoint in outpoints]
+        if not self.ark.server_up:
+            raise BarkdError("Failed to store round participation: the server is unavailable")
+        if any(coin.state != "spendable" for coin in coins):
+            raise BarkdError("Failed to store round participation: a vtxo is not spendable")
+        for coin in coins:
+            coin.state = "locked"
+
+    def hold_round(self) -> None:
+        """Registered coins are exchanged and their round is confirmed."""
+        for coin in self.purse.coins.values():
+            coin.state = "spent" if coin.state == "locked" else coin.state
 
     def notifications(self, since: str | None) -> list[Notification]:
         """Those in the buffer after a time."""
@@ -234,6 +300,7 @@ class ArkWallet:
         if not self.ark.server_up:
             raise BarkdError("Failed to sync mailbox: code: 'The service is currently unavailable'")
         self.ark.blind = self.ark.never_connected = False
+        self._take_mail()
         return len(self._movements)
 
     # How payments come in.
@@ -268,7 +335,7 @@ class ArkWallet:
         """A pending movement, unless there is one."""
         movement = self._movements.get(row.payment_hash)
         if movement is None:
-            fee = 0 if row.is_keysend else self.fee_sats(paid_sats)
+            fee = self.fee_sats(paid_sats)
             now = rfc3339(self.network.now_at(self.peer))
             movement = Movement(len(self._movements) + 1, row, paid_sats, fee, now)
             self._movements[row.payment_hash] = movement
@@ -278,6 +345,9 @@ class ArkWallet:
     def _note(self, row: InvoiceRow) -> None:
         """What the network settled is a successful movement."""
         if not row.settled:
+            return
+        if row.is_keysend:
+            self.pay_ark(self.purse.new_address(), row.paid_msat // 1000)
             return
         movement = self._book(row, row.paid_msat // 1000)
         if not self.ark.movements_late:

@@ -88,21 +88,26 @@ RULES = (
     ),
     Rule(
         4,
-        "Every settled invoice has one credit of what was paid, and every credit and fee its settled invoice",
-        # Where each invoice has its credit, another credit shows in their numbers; only then it is searched.
+        "Every settled invoice and Ark payment has one credit of what was paid, and every credit and fee "
+        "its payment",
+        # Where each payment has its credit, another credit shows in their numbers; only then it is searched.
         """
-        SELECT 'credit:' || lower(hex(payment_hash)) FROM invoice i
-        WHERE i.state = 'settled' AND NOT EXISTS (
-          SELECT 1 FROM transfer t WHERE t.transfer_id = 'credit:' || lower(hex(payment_hash))
-            AND t.kind = 'credit' AND t.credit_account_id = i.account_id
-            AND t.amount_msat = i.amount_paid_msat)
+        WITH paid (transfer_id, account_id, amount) AS (
+          SELECT 'credit:' || lower(hex(payment_hash)), account_id, amount_paid_msat FROM invoice
+          WHERE state = 'settled'
+          UNION ALL
+          SELECT 'credit:' || p.outpoint, a.account_id, p.amount_msat
+          FROM ark_payment p JOIN ark_address a ON a.address = p.address WHERE p.state = 'credited'
+        )
+        SELECT transfer_id FROM paid p
+        WHERE NOT EXISTS (
+          SELECT 1 FROM transfer t WHERE t.transfer_id = p.transfer_id
+            AND t.kind = 'credit' AND t.credit_account_id = p.account_id AND t.amount_msat = p.amount)
         UNION
         SELECT transfer_id FROM transfer
         WHERE kind = 'credit'
-          AND (SELECT count(*) FROM transfer WHERE kind = 'credit')
-            <> (SELECT count(*) FROM invoice WHERE state = 'settled')
-          AND transfer_id NOT IN (
-            SELECT 'credit:' || lower(hex(payment_hash)) FROM invoice WHERE state = 'settled')
+          AND (SELECT count(*) FROM transfer WHERE kind = 'credit') <> (SELECT count(*) FROM paid)
+          AND transfer_id NOT IN (SELECT transfer_id FROM paid)
         UNION
         SELECT f.transfer_id FROM transfer f
         LEFT JOIN transfer t ON t.transfer_id = 'credit:' || substr(f.transfer_id, 5) AND t.kind = 'credit'

@@ -2,7 +2,7 @@
 
 import re
 
-from arkgate.core.ledger import GRACE_MS_MIN, Answer, InvoiceState, Reservation, Settlement
+from arkgate.core.ledger import GRACE_MS_MIN, Answer, ArkPayment, InvoiceState, Reservation, Settlement
 from arkgate.core.money import SATS_MAX, Msat, sats
 
 SWEPT_REASON = "deadline passed"
@@ -39,6 +39,12 @@ def amount_paid(settlement: Settlement) -> None:
         raise ValueError(f"{settlement.node} reports {amount} msat for {settlement.payment_hash.hex()}")
     if not 0 <= fee <= amount:
         raise ValueError(f"{settlement.node} kept {fee} of {amount} msat for {settlement.payment_hash.hex()}")
+
+
+def coin(payment: ArkPayment) -> None:
+    """A coin that a wallet reports is one that can exist."""
+    if not 0 < payment.amount_paid <= _AMOUNT_MAX:
+        raise ValueError(f"{payment.node} reports {payment.amount_paid} msat for {payment.outpoint}")
 
 
 def unpaid_end(state: InvoiceState) -> None:

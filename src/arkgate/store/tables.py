@@ -230,17 +230,74 @@ class Invoice(SQLModel, table=True):
     next_lookup_ms: int | None = Field(sa_column=Column(INT64))
 
 
+class ArkAddress(SQLModel, table=True):
+    """An Ark address that was given out. It keeps its account for ever: addresses do not expire."""
+
+    __tablename__ = "ark_address"
+    __table_args__ = (
+        CheckConstraint("length(address) > 0", name="ark_address_text"),
+        CheckConstraint(_states("purpose", "session", "topup"), name="ark_address_purpose"),
+        CheckConstraint("amount_msat > 0", name="ark_address_amount"),
+        Index(
+            "ark_address_lookup",
+            "node",
+            "next_lookup_ms",
+            sqlite_where=text("next_lookup_ms IS NOT NULL"),
+            postgresql_where=text("next_lookup_ms IS NOT NULL"),
+        ),
+        PLAIN,
+    )
+
+    address: str = Field(sa_column=Column(TEXT, primary_key=True))
+    account_id: str = Field(sa_column=Column(TEXT, ForeignKey("account.account_id"), nullable=False))
+    node: str = Field(sa_column=Column(TEXT, nullable=False))
+    purpose: str = Field(sa_column=Column(TEXT, nullable=False))
+    # What was asked for; whatever comes in is credited.
+    amount_msat: int = Field(sa_column=Column(INT64, nullable=False))
+    created_at_ms: int = Field(sa_column=Column(INT64, nullable=False))
+    expires_at_ms: int = Field(sa_column=Column(INT64, nullable=False))
+    # Null: not looked up any more on our own account.
+    next_lookup_ms: int | None = Field(sa_column=Column(INT64))
+
+
+class ArkPayment(SQLModel, table=True):
+    """A coin that came in at an Ark address of ours, by its outpoint; it is credited once."""
+
+    __tablename__ = "ark_payment"
+    __table_args__ = (
+        CheckConstraint("length(outpoint) > 0", name="ark_payment_outpoint"),
+        CheckConstraint(_states("state", "waiting", "credited"), name="ark_payment_state"),
+        CheckConstraint("amount_msat > 0", name="ark_payment_amount"),
+        CheckConstraint("(state = 'credited') = (credited_at_ms IS NOT NULL)", name="ark_payment_credited"),
+        Index("ark_payment_address", "address"),
+        PLAIN,
+    )
+
+    outpoint: str = Field(sa_column=Column(TEXT, primary_key=True))
+    address: str = Field(sa_column=Column(TEXT, ForeignKey("ark_address.address"), nullable=False))
+    amount_msat: int = Field(sa_column=Column(INT64, nullable=False))
+    state: str = Field(sa_column=Column(TEXT, nullable=False))
+    received_at_ms: int = Field(sa_column=Column(INT64, nullable=False))
+    credited_at_ms: int | None = Field(sa_column=Column(INT64))
+
+
 class Session(SQLModel, table=True):
-    """A funding request: an account and its first invoice. It goes with that invoice, never before it."""
+    """A funding request: an account, its first invoice, and the Ark address beside it or instead.
+
+    It goes with that invoice, never before it.
+    """
 
     # Without its index every invoice that is let go would read all sessions.
-    __table_args__ = (Index("session_invoice", "payment_hash"), PLAIN)
+    __table_args__ = (
+        CheckConstraint("payment_hash IS NOT NULL OR ark_address IS NOT NULL", name="session_payable"),
+        Index("session_invoice", "payment_hash"),
+        PLAIN,
+    )
 
     session_id: str = Field(sa_column=Column(TEXT, primary_key=True))
     account_id: str = Field(sa_column=Column(TEXT, ForeignKey("account.account_id"), nullable=False))
-    payment_hash: bytes = Field(
-        sa_column=Column(LargeBinary, ForeignKey("invoice.payment_hash"), nullable=False)
-    )
+    payment_hash: bytes | None = Field(sa_column=Column(LargeBinary, ForeignKey("invoice.payment_hash")))
+    ark_address: str | None = Field(sa_column=Column(TEXT, ForeignKey("ark_address.address")))
 
 
 class Cursor(SQLModel, table=True):

@@ -18,8 +18,6 @@ from arkgate.core.ledger import (
     Answer,
     CallRecord,
     HoldState,
-    InvoiceRecord,
-    InvoiceState,
     SessionRecord,
     Standing,
     StatementLine,
@@ -33,6 +31,7 @@ from arkgate.l402.header import Presented, Token, read_credentials
 from arkgate.ports import Clock, Statements
 from arkgate.web.body import read_amount, read_chat
 from arkgate.web.client import ClientAddress
+from arkgate.web.funding import payable_body
 from arkgate.web.guard import Arrival, read_body
 from arkgate.web.respond import json_response, raw_response, standing_headers, timestamp
 
@@ -95,7 +94,7 @@ class Api:
         return _Priced(service, self._gateway, self._client_address)
 
     async def open_session(self, request: Request) -> Response:
-        """`POST /v1/sessions`: a token and an invoice for it."""
+        """`POST /v1/sessions`: a token and where it is paid for."""
         _, body, headers = await _read(request)
         opened = await self._sessions.open(
             _amount(body, headers), client=self._client_address.of(request.scope)
@@ -109,39 +108,30 @@ class Api:
         account = await self._account(session.account_id)
         body = self._session_body(session, balance_sats=whole_sats(account.balance.available))
         if account.funded:
-            body["status"] = "active"  # whichever of its invoices was paid
+            body["status"] = "active"  # wherever it was paid
         return json_response(body, headers=NO_STORE)
 
     def _session_body(self, session: SessionRecord, *, balance_sats: int) -> dict[str, object]:
-        invoice = session.invoice
         return {
             "session_id": session.session_id,
-            "funding": _funding(invoice),
-            "amount_sats": whole_sats(invoice.amount),
+            **payable_body(session.invoice, session.address, self._clock.now_ms()),
             "balance_sats": balance_sats,
-            "status": _invoice_status(invoice, self._clock.now_ms()),
-            "expires_in": _seconds_left(invoice.expires_at_ms - self._clock.now_ms()),
-            "expires_at": timestamp(invoice.expires_at_ms),
             "balance_expires": self._catalog.balance_expiry.value,
             "status_url": f"{self._public_url}/v1/sessions/{session.session_id}",
         }
 
     async def top_up(self, request: Request) -> Response:
-        """`POST /v1/topups`: another invoice for the presented token or L402 account."""
+        """`POST /v1/topups`: another way to pay for the presented token or L402 account."""
         _, body, headers = await _read(request)
         admitted = await self._admission.require(_presented(request.scope), whole=True)
-        invoice = await self._sessions.top_up(
+        payable = await self._sessions.top_up(
             admitted, _amount(body, headers), client=self._client_address.of(request.scope)
         )
         account = await self._account(admitted.account_id)
         return json_response(
             {
-                "funding": _funding(invoice),
-                "amount_sats": whole_sats(invoice.amount),
+                **payable_body(payable.invoice, payable.address, self._clock.now_ms()),
                 "balance_sats": whole_sats(account.balance.available),
-                "status": _invoice_status(invoice, self._clock.now_ms()),
-                "expires_in": _seconds_left(invoice.expires_at_ms - self._clock.now_ms()),
-                "expires_at": timestamp(invoice.expires_at_ms),
                 "balance_expires": self._catalog.balance_expiry.value,
             },
             status=201,
@@ -377,23 +367,6 @@ def _charged_answer(record: CallRecord) -> Answer:
             fields={"refunded": True},
         )
     raise AnswerGone("This call was charged and its stored answer is past its time.")
-
-
-def _funding(invoice: InvoiceRecord) -> dict[str, object]:
-    return {"lightning_invoice": invoice.payment_request, "payment_hash": invoice.payment_hash.hex()}
-
-
-def _seconds_left(milliseconds: int) -> int:
-    """Rounded up, so that a new invoice has the whole life that the settings give it."""
-    return max(0, -(-milliseconds // 1000))
-
-
-def _invoice_status(invoice: InvoiceRecord, now_ms: int) -> str:
-    if invoice.state is InvoiceState.SETTLED:
-        return "active"
-    if invoice.state is InvoiceState.OPEN and now_ms < invoice.expires_at_ms:
-        return "awaiting_payment"
-    return "cancelled" if invoice.state is InvoiceState.CANCELLED else "expired"
 
 
 def _status(account: AccountRecord) -> str:

@@ -16,6 +16,7 @@ STATUS: Final[dict[type[errors.Refusal], int]] = {
     errors.InvalidToken: 401,
     errors.MissingCredential: 401,
     errors.PaymentRequired: 402,
+    errors.FundedTokenRequired: 402,
     errors.AwaitingPayment: 402,
     errors.InsufficientBalance: 402,
     errors.AttenuatedCredential: 403,
@@ -103,6 +104,9 @@ def _wire_fields(refusal: errors.Refusal, status: int, public_url: str) -> dict[
         fields["refund_at"] = timestamp(int(str(refusal.fields["refund_at_ms"])))
     if isinstance(refusal, (errors.AwaitingPayment, errors.InsufficientBalance)):
         fields["topup_url"] = f"{public_url}/v1/topups"
+    if isinstance(refusal, errors.FundedTokenRequired):
+        price = int(str(refusal.fields["price_sats"]))
+        fields["next"] = [_fund_token(public_url, price)]
     if refusal.retry_after_seconds is not None:
         fields["retry_after_seconds"] = refusal.retry_after_seconds
     return fields
@@ -160,11 +164,16 @@ def challenge_body(challenge: Challenge, public_url: str) -> dict[str, object]:
                 "header": "Authorization",
                 "value": "L402 <macaroon>:<preimage in hex>",
             },
-            {
-                "do": "fund_token",
-                "method": "POST",
-                "url": f"{public_url}/v1/sessions",
-                "body": {"amount_sats": amount * 10},
-            },
+            _fund_token(public_url, amount),
         ],
+    }
+
+
+def _fund_token(public_url: str, price_sats: int) -> dict[str, object]:
+    """The step of an agent that pays for several calls at once."""
+    return {
+        "do": "fund_token",
+        "method": "POST",
+        "url": f"{public_url}/v1/sessions",
+        "body": {"amount_sats": price_sats * 10},
     }

@@ -9,8 +9,10 @@ from zlib import crc32
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.keys import Purpose
 from arkgate.core.ledger import (
+    AddressRecord,
     AllowanceState,
     Answer,
+    ArkPayment,
     Balance,
     Cursor,
     Funded,
@@ -69,21 +71,10 @@ class PostgresLedger:
         """Open holds whose deadline is too far away, and when the sweep saw them first by `steady_ms`."""
 
     async def open_session(self, session: SessionRecord, *, token_digest: bytes, key_version: int) -> None:
-        """Opens a customer account with its token, a session and the session's open invoice."""
+        """Opens a customer account with its token, a session, and where it may be paid first."""
         rules.customer(session.account_id)
         values = (self._clock.now_ms(), session.session_id, session.account_id, token_digest, key_version)
-        invoice = session.invoice
-        await self._write(
-            queries.OPEN_SESSION,
-            *values,
-            invoice.payment_hash,
-            invoice.node,
-            invoice.purpose,
-            invoice.payment_request,
-            invoice.amount,
-            invoice.created_at_ms,
-            invoice.expires_at_ms,
-        )
+        await self._write(queries.OPEN_SESSION, *values, *_payable(session))
 
     async def add_invoice(self, invoice: InvoiceRecord) -> None:
         """Records an open top-up invoice of an existing account."""
@@ -103,6 +94,24 @@ class PostgresLedger:
             raise LookupError(f"no account {invoice.account_id}")
         if added != "added":
             raise ValueError(f"payment hash {invoice.payment_hash.hex()} was given out for something else")
+
+    async def add_address(self, address: AddressRecord) -> None:
+        """Records an Ark address of an existing account."""
+        added = await self._write(
+            queries.ADD_ADDRESS,
+            self._clock.now_ms(),
+            address.address,
+            address.account_id,
+            address.node,
+            address.purpose,
+            address.amount,
+            address.created_at_ms,
+            address.expires_at_ms,
+        )
+        if added == "no_account":
+            raise LookupError(f"no account {address.account_id}")
+        if added != "added":
+            raise ValueError(f"address {address.address} was given out for something else")
 
     async def set_token(self, account_id: str, *, token_digest: bytes, key_version: int) -> int:
         """Gives an account its token, unless it has one."""
@@ -130,10 +139,26 @@ class PostgresLedger:
             None if cursor is None else cursor.settle_index,
             settlement.fee,
         )
-        outcome = FundOutcome(row["outcome"])
-        if outcome is FundOutcome.FOREIGN:
-            return Funded(outcome, None, None)
-        return Funded(outcome, row["account"], Balance(Msat(row["posted"]), Msat(row["held"])))
+        return _funded(row)
+
+    async def fund_ark(
+        self, payment: ArkPayment, *, instant_max: Msat, cursor: Cursor | None = None
+    ) -> Funded:
+        """Credits a coin at an Ark address of ours once, or notes that it waits to be final."""
+        row = await self._write_row(
+            queries.FUND_ARK,
+            self._clock.now_ms(),
+            payment.node,
+            payment.outpoint,
+            payment.address,
+            payment.amount_paid,
+            payment.received_at_ms,
+            payment.final,
+            instant_max,
+            None if cursor is None else cursor.add_index,
+            None if cursor is None else cursor.settle_index,
+        )
+        return _funded(row)
 
     async def advance(self, node: str, cursor: Cursor) -> None:
         """Saves how far a node's stream was read."""
@@ -214,6 +239,10 @@ class PostgresLedger:
     async def mark_looked_up(self, payment_hash: bytes, next_lookup_ms: int | None) -> None:
         """Notes when an open invoice is to be looked up next."""
         await self._write(queries.MARK_LOOKED_UP, payment_hash, next_lookup_ms)
+
+    async def mark_address_looked_up(self, address: str, next_lookup_ms: int | None) -> None:
+        """Notes when an Ark address is to be looked up next."""
+        await self._write(queries.MARK_ADDRESS_LOOKED_UP, address, next_lookup_ms)
 
     async def note(self, fact: str, value: int) -> None:
         """Notes a fact about these books."""
@@ -300,6 +329,39 @@ class PostgresLedger:
                 if loop.time() > until:
                     raise
                 await asyncio.sleep(CROSSED_PAUSE_SECONDS)
+
+
+def _payable(session: SessionRecord) -> tuple[object, ...]:
+    """The invoice and the address of a session as `open_session_v2` takes them: null where it has none."""
+    invoice, address = session.invoice, session.address
+    values: list[object] = [None] * 12
+    if address is not None:
+        values[2] = address.purpose
+        values[7:] = (
+            address.address,
+            address.node,
+            address.amount,
+            address.created_at_ms,
+            address.expires_at_ms,
+        )
+    if invoice is not None:
+        values[:7] = (
+            invoice.payment_hash,
+            invoice.node,
+            invoice.purpose,
+            invoice.payment_request,
+            invoice.amount,
+            invoice.created_at_ms,
+            invoice.expires_at_ms,
+        )
+    return tuple(values)
+
+
+def _funded(row: Mapping[str, Any]) -> Funded:
+    outcome = FundOutcome(row["outcome"])
+    if outcome is FundOutcome.FOREIGN:
+        return Funded(outcome, None, None)
+    return Funded(outcome, row["account"], _balance(row))
 
 
 def _balance(row: Mapping[str, Any]) -> Balance:

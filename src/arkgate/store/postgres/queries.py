@@ -5,11 +5,15 @@ from typing import Any
 
 from arkgate.core.ledger import Answer
 from arkgate.core.money import Msat
-from arkgate.store.rows import INVOICE_COLUMNS
+from arkgate.store.rows import ADDRESS_COLUMNS, INVOICE_COLUMNS
 
 # -- Verbs ----------------------------------------------------------------------------------------
 
-OPEN_SESSION = "SELECT open_session_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+OPEN_SESSION = """
+SELECT open_session_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+"""
+ADD_ADDRESS = "SELECT add_address_v1($1, $2, $3, $4, $5, $6, $7, $8)"
+FUND_ARK = "SELECT * FROM fund_ark_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 ADD_INVOICE = "SELECT add_invoice_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 GIVE_TOKEN = "SELECT give_token_v1($1, $2, $3)"  # noqa: S105
 FUND = "SELECT * FROM fund_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
@@ -23,6 +27,8 @@ WHERE payment_hash = $1 AND state IN ('open', 'expired')
 MARK_LOOKED_UP = """
 UPDATE invoice SET next_lookup_ms = $2 WHERE payment_hash = $1 AND state IN ('open', 'expired')
 """
+
+MARK_ADDRESS_LOOKED_UP = "UPDATE ark_address SET next_lookup_ms = $2 WHERE address = $1"
 
 NOTE_FACT = """
 INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value
@@ -89,7 +95,7 @@ CREDITED_TO = "SELECT credit_account_id FROM transfer WHERE transfer_id = $1"
 
 USED = "SELECT used_v1($1, $2, $3)"
 
-SESSION_OF = "SELECT account_id, payment_hash FROM session WHERE session_id = $1"
+SESSION_OF = "SELECT account_id, payment_hash, ark_address FROM session WHERE session_id = $1"
 
 INVOICE = f"SELECT {INVOICE_COLUMNS} FROM invoice WHERE payment_hash = $1"  # noqa: S608
 
@@ -104,6 +110,15 @@ INVOICES_AWAITED = f"""
 SELECT {INVOICE_COLUMNS} FROM invoice
 WHERE node = $1 AND next_lookup_ms IS NOT NULL AND payment_hash > $2 ORDER BY payment_hash LIMIT $3
 """  # noqa: S608
+
+ADDRESS = f"SELECT {ADDRESS_COLUMNS} FROM ark_address WHERE address = $1"  # noqa: S608
+
+ADDRESSES_DUE = f"""
+SELECT {ADDRESS_COLUMNS} FROM ark_address
+WHERE node = $1 AND next_lookup_ms <= $2 ORDER BY next_lookup_ms LIMIT $3
+"""  # noqa: S608
+
+ADDRESSES_DUE_LAST = ADDRESSES_DUE.replace("ORDER BY next_lookup_ms", "ORDER BY next_lookup_ms DESC")
 
 _CALL = """
 SELECT h.call_id, h.request_id, h.service, h.state, h.cost_msat, h.reason,

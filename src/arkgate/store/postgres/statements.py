@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 
 from arkgate.core.ledger import (
     AccountRecord,
+    AddressRecord,
     AllowanceState,
     Answer,
     Balance,
@@ -27,7 +28,7 @@ from arkgate.store.credits import Credits
 from arkgate.store.postgres import audit, queries
 from arkgate.store.postgres.reads import Reads
 from arkgate.store.postgres.snapshot import postgres_snapshot
-from arkgate.store.rows import invoice_of
+from arkgate.store.rows import address_of, invoice_of
 from arkgate.store.snapshot import BooksSnapshot
 
 SUMS_SECONDS = 30.0
@@ -92,14 +93,20 @@ class PostgresStatements:
         )
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        """A session with its first invoice as we know it."""
+        """A session with its first invoice and its Ark address as we know them."""
         row = await self._reads.row(queries.SESSION_OF, session_id)
         if row is None:
             return None
         invoice = await self._reads.row(queries.INVOICE, row["payment_hash"])
-        if invoice is None:  # both were pruned between the two reads
+        if invoice is None and row["payment_hash"] is not None:  # both were pruned between the two reads
             return None
-        return SessionRecord(session_id, row["account_id"], invoice_of(invoice))
+        ark = None if row["ark_address"] is None else await self.address(row["ark_address"])
+        return SessionRecord(
+            session_id,
+            row["account_id"],
+            None if invoice is None else invoice_of(invoice),
+            ark,
+        )
 
     async def call(self, account_id: str, request_id: str) -> CallRecord | None:
         """The newest call of that account under that request id."""
@@ -138,6 +145,19 @@ class PostgresStatements:
         """A page of the unpaid invoices of that node, due or not, in the order of their hashes."""
         rows = await self._reads.rows(queries.INVOICES_AWAITED, node, after, limit)
         return [invoice_of(row) for row in rows]
+
+    async def address(self, address: str) -> AddressRecord | None:
+        """An Ark address that was given out."""
+        row = await self._reads.row(queries.ADDRESS, address)
+        return None if row is None else address_of(row)
+
+    async def addresses_to_look_up(
+        self, node: str, *, limit: int, newest: bool = False
+    ) -> Sequence[AddressRecord]:
+        """Ark addresses of that node that are due for a look-up."""
+        query = queries.ADDRESSES_DUE_LAST if newest else queries.ADDRESSES_DUE
+        rows = await self._reads.rows(query, node, self._clock.now_ms(), limit)
+        return [address_of(row) for row in rows]
 
     async def facts(self) -> Mapping[str, int]:
         """What is noted about these books."""

@@ -18,7 +18,8 @@ from arkgate.store.sqlite.connections import connect_reader
 _CHUNK = 500
 _CACHE = "PRAGMA cache_size = -65536"
 
-_TABLES = ("account", "transfer", "hold", "allowance", "answer", "invoice", "session", "cursor", "meta")
+_FUNDING_TABLES = ("invoice", "ark_address", "ark_payment", "session")
+_TABLES = ("account", "transfer", "hold", "allowance", "answer", *_FUNDING_TABLES, "cursor", "meta")
 _CHECKED = tuple(
     f"SELECT quick_check FROM pragma_quick_check('{table}') WHERE quick_check <> 'ok'"  # noqa: S608
     for table in _TABLES
@@ -42,7 +43,7 @@ _REFERENCES = (
     """,
     *(
         f"SELECT '{table} refers to a missing row of ' || parent FROM pragma_foreign_key_check('{table}')"  # noqa: S608
-        for table in ("answer", "invoice", "session")
+        for table in ("answer", *_FUNDING_TABLES)
     ),
 )
 _SOUND = (*_CHECKED, *_REFERENCES)

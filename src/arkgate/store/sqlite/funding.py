@@ -16,7 +16,7 @@ from arkgate.core.ledger import (
     node_account,
 )
 from arkgate.store import rules
-from arkgate.store.sqlite import queries
+from arkgate.store.sqlite import ark, queries
 from arkgate.store.sqlite.connections import Executing
 
 _FOREIGN = Funded(outcome=FundOutcome.FOREIGN, account_id=None, balance=None)
@@ -30,14 +30,22 @@ def balance_of(database: Executing, account_id: str) -> Balance:
 def open_session(
     database: Executing, now_ms: int, session: SessionRecord, token_digest: bytes, key_version: int
 ) -> None:
-    """Opens the account with its token, the invoice and the session; all of them or none."""
+    """Opens the account with its token, the invoice, the address and the session; all of them or none."""
     _open_customer(database, now_ms, session.account_id)
     database.execute(queries.GIVE_TOKEN, (token_digest, key_version, session.account_id))
-    add_invoice(database, now_ms, session.invoice)
-    opened = (session.account_id, session.invoice.payment_hash)
+    invoice, address = session.invoice, session.address
+    if invoice is not None:
+        add_invoice(database, now_ms, invoice)
+    if address is not None:
+        ark.add_address(database, now_ms, address)
+    payable = (
+        None if invoice is None else invoice.payment_hash,
+        None if address is None else address.address,
+    )
+    opened = (session.account_id, *payable)
     database.execute(queries.ADD_SESSION, (session.session_id, *opened))
     if database.execute(queries.SESSION_OF, (session.session_id,)).fetchone() != opened:
-        raise ValueError(f"session {session.session_id} was opened before with another invoice")
+        raise ValueError(f"session {session.session_id} was opened before with another invoice or address")
 
 
 def add_invoice(database: Executing, now_ms: int, invoice: InvoiceRecord) -> None:

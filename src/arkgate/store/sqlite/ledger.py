@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from arkgate.core.keys import Purpose
 from arkgate.core.ledger import (
+    AddressRecord,
     Answer,
+    ArkPayment,
     Cursor,
     Funded,
     FundOutcome,
@@ -20,7 +22,7 @@ from arkgate.core.ledger import (
 from arkgate.core.money import Msat
 from arkgate.store.clock import BooksClock
 from arkgate.store.credits import Credits
-from arkgate.store.sqlite import calls, funding, queries
+from arkgate.store.sqlite import ark, calls, funding, queries
 from arkgate.store.sqlite.connections import Executing
 from arkgate.store.sqlite.writer import Writer
 
@@ -42,6 +44,10 @@ class SqliteLedger:
         """Records an open top-up invoice of an existing account."""
         await self._run(lambda db, now: funding.add_invoice(db, now, invoice))
 
+    async def add_address(self, address: AddressRecord) -> None:
+        """Records an Ark address of an existing account."""
+        await self._run(lambda db, now: ark.add_address(db, now, address))
+
     async def set_token(self, account_id: str, *, token_digest: bytes, key_version: int) -> int:
         """Gives an account its token, unless it has one."""
         return await self._run(
@@ -56,6 +62,12 @@ class SqliteLedger:
         if funded.outcome is FundOutcome.APPLIED:
             self._credits.heard(settlement.payment_hash)
         return funded
+
+    async def fund_ark(
+        self, payment: ArkPayment, *, instant_max: Msat, cursor: Cursor | None = None
+    ) -> Funded:
+        """Credits a coin at an Ark address of ours once, or notes that it waits to be final."""
+        return await self._run(lambda db, now: ark.fund_ark(db, now, payment, instant_max, cursor))
 
     async def advance(self, node: str, cursor: Cursor) -> None:
         """Saves how far a node's stream was read."""
@@ -95,6 +107,10 @@ class SqliteLedger:
     async def mark_looked_up(self, payment_hash: bytes, next_lookup_ms: int | None) -> None:
         """Notes when an open invoice is to be looked up next."""
         await self._run(lambda db, now: funding.mark_looked_up(db, now, payment_hash, next_lookup_ms))
+
+    async def mark_address_looked_up(self, address: str, next_lookup_ms: int | None) -> None:
+        """Notes when an Ark address is to be looked up next."""
+        await self._run(lambda db, now: ark.mark_address_looked_up(db, now, address, next_lookup_ms))
 
     async def note(self, fact: str, value: int) -> None:
         """Notes a fact about these books."""

@@ -5,7 +5,7 @@ between. RETURNING is not used: SQLite keeps its rows in a table of their own, w
 the read.
 """
 
-from arkgate.store.rows import INVOICE_COLUMNS
+from arkgate.store.rows import ADDRESS_COLUMNS, INVOICE_COLUMNS
 
 # -- Accounts -------------------------------------------------------------------------------------
 
@@ -197,11 +197,41 @@ FORGET_SESSION = "DELETE FROM session WHERE payment_hash = ?"
 FORGET_INVOICE = "DELETE FROM invoice WHERE payment_hash = ? AND state IN ('expired', 'cancelled')"
 
 ADD_SESSION = """
-INSERT INTO session (session_id, account_id, payment_hash) VALUES (?, ?, ?)
+INSERT INTO session (session_id, account_id, payment_hash, ark_address) VALUES (?, ?, ?, ?)
 ON CONFLICT (session_id) DO NOTHING
 """
 
-SESSION_OF = "SELECT account_id, payment_hash FROM session WHERE session_id = ?"
+SESSION_OF = "SELECT account_id, payment_hash, ark_address FROM session WHERE session_id = ?"
+
+# -- Ark addresses and the coins that come in at them ----------------------------------------------
+
+ADDRESS_OWNER = "SELECT account_id, purpose FROM ark_address WHERE address = ?"
+
+ADD_ADDRESS = """
+INSERT INTO ark_address (address, account_id, node, purpose, amount_msat, created_at_ms, expires_at_ms,
+  next_lookup_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (address) DO NOTHING
+"""
+
+ADD_COIN = """
+INSERT INTO ark_payment (outpoint, address, amount_msat, state, received_at_ms) VALUES (?, ?, ?, 'waiting', ?)
+ON CONFLICT (outpoint) DO NOTHING
+"""
+
+COIN = "SELECT address, amount_msat FROM ark_payment WHERE outpoint = ?"
+
+CREDITED_AT_ADDRESS = """
+SELECT coalesce(sum(amount_msat), 0) FROM ark_payment WHERE address = ? AND state = 'credited'
+"""
+
+CREDIT_COIN = """
+UPDATE ark_payment SET state = 'credited', credited_at_ms = ? WHERE outpoint = ? AND state = 'waiting'
+"""
+
+MARK_ADDRESS_LOOKED_UP = "UPDATE ark_address SET next_lookup_ms = ? WHERE address = ?"
+
+# -- Cursors --------------------------------------------------------------------------------------
 
 ADVANCE = """
 INSERT INTO cursor (node, add_index, settle_index) VALUES (?, ?, ?)
@@ -245,6 +275,15 @@ INVOICES_AWAITED = f"""
 SELECT {INVOICE_COLUMNS} FROM invoice INDEXED BY invoice_lookup
 WHERE node = ? AND next_lookup_ms IS NOT NULL AND payment_hash > ? ORDER BY payment_hash LIMIT ?
 """  # noqa: S608
+
+ADDRESS = f"SELECT {ADDRESS_COLUMNS} FROM ark_address WHERE address = ?"  # noqa: S608
+
+ADDRESSES_DUE = f"""
+SELECT {ADDRESS_COLUMNS} FROM ark_address
+WHERE node = ? AND next_lookup_ms <= ? ORDER BY next_lookup_ms LIMIT ?
+"""  # noqa: S608
+
+ADDRESSES_DUE_LAST = ADDRESSES_DUE.replace("ORDER BY next_lookup_ms", "ORDER BY next_lookup_ms DESC")
 
 _CALL_COLUMNS = "call_id, request_id, service, state, cost_msat, reason"
 

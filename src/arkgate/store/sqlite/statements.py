@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from arkgate.core.ledger import (
     AccountRecord,
+    AddressRecord,
     AllowanceState,
     Answer,
     Balance,
@@ -28,7 +29,7 @@ from arkgate.core.money import Msat
 from arkgate.core.pricing import Quote
 from arkgate.store.clock import BooksClock, day_of, next_midnight_ms
 from arkgate.store.credits import Credits
-from arkgate.store.rows import invoice_of
+from arkgate.store.rows import address_of, invoice_of
 from arkgate.store.snapshot import BooksSnapshot
 from arkgate.store.sqlite import audit, earlier, queries
 from arkgate.store.sqlite.calls import allowance_of
@@ -146,15 +147,21 @@ class SqliteStatements:
         return Reserved(repeated.outcome, standing.balance, standing.allowance, repeated.answer, funded=True)
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        """A session with its first invoice as we know it."""
+        """A session with its first invoice and its Ark address as we know them."""
         row = self._one(queries.SESSION_OF, (session_id,))
         if row is None:
             return None
-        account_id, payment_hash = row
+        account_id, payment_hash, address = row
         invoice = self._one(queries.INVOICE, (payment_hash,))
-        if invoice is None:  # both were pruned between the two reads
+        if invoice is None and payment_hash is not None:  # both were pruned between the two reads
             return None
-        return SessionRecord(session_id, account_id, invoice_of(invoice))
+        ark = None if address is None else await self.address(address)
+        return SessionRecord(
+            session_id,
+            account_id,
+            None if invoice is None else invoice_of(invoice),
+            ark,
+        )
 
     async def call(self, account_id: str, request_id: str) -> CallRecord | None:
         """The newest call of that account under that request id."""
@@ -185,6 +192,20 @@ class SqliteStatements:
         page = (node, after, limit)
         rows = await self._apart(lambda db: db.execute(queries.INVOICES_AWAITED, page).fetchall())
         return [invoice_of(row) for row in rows]
+
+    async def address(self, address: str) -> AddressRecord | None:
+        """An Ark address that was given out."""
+        row = self._one(queries.ADDRESS, (address,))
+        return None if row is None else address_of(row)
+
+    async def addresses_to_look_up(
+        self, node: str, *, limit: int, newest: bool = False
+    ) -> Sequence[AddressRecord]:
+        """Ark addresses of that node that are due for a look-up."""
+        due = (node, self._clock.now_ms(), limit)
+        query = queries.ADDRESSES_DUE_LAST if newest else queries.ADDRESSES_DUE
+        rows = await self._apart(lambda db: db.execute(query, due).fetchall())
+        return [address_of(row) for row in rows]
 
     async def facts(self) -> Mapping[str, int]:
         """What is noted about these books."""
