@@ -20,6 +20,7 @@ CODES = {
     "MissingCredential": "missing_credential",
     "AttenuatedCredential": "attenuated_credential",
     "PaymentRequired": "payment_required",
+    "FundedTokenRequired": "funded_token_required",
     "AwaitingPayment": "awaiting_payment",
     "InsufficientBalance": "insufficient_balance",
     "DailyLimitReached": "daily_limit_reached",
@@ -45,7 +46,7 @@ VALUES: dict[type[Enum], list[object]] = {
     keys.PurposeKind: [1, 2, 3],
     ledger.InvoiceState: ["open", "settled", "expired", "cancelled"],
     ledger.HoldState: ["open", "settled", "released"],
-    ledger.FundOutcome: ["applied", "replayed", "foreign"],
+    ledger.FundOutcome: ["applied", "replayed", "foreign", "waiting"],
     ledger.ReserveOutcome: [
         "unknown_account",
         "replayed",

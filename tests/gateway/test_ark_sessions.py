@@ -198,7 +198,7 @@ def test_without_lightning_calls_are_sold_to_funded_tokens_and_the_402_says_so(t
         assert refused.status_code == 402
         assert "www-authenticate" not in refused.headers
         body = refused.json()
-        assert (body["code"], body["price_sats"]) == ("payment_required", 50)
+        assert (body["code"], body["price_sats"]) == ("funded_token_required", 50)
         assert body["next"][0]["do"] == "fund_token"
         token, opened = await session(stage)
         assert opened["funding"]["lightning_invoice"] is None

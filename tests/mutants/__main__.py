@@ -32,6 +32,7 @@ _VERBS = [
                 "every_outcome",
                 "clock_steps",
                 "fees",
+                "ark_payments",
                 "races",
             ),
         )

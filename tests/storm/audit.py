@@ -1,5 +1,6 @@
 """The audit from outside: the clients' journal, the node, the backend's log and the ledger must agree."""
 
+from arkgate.core.keys import token_digest
 from arkgate.ports import Statements
 from arkgate.simulator.chat import logged_request_ids
 from arkgate.store import read_store
@@ -23,11 +24,14 @@ async def differences(fleet: Fleet, journal: Journal) -> list[str]:
 
 def _node_against_journal(fleet: Fleet, journal: Journal) -> list[str]:
     paid = {hash_: amount for account in journal.accounts for hash_, amount in account.paid.items()}
+    paid |= {outpoint: amount for account in journal.accounts for outpoint, amount in account.coins.items()}
     settled = {
         row.payment_hash.hex(): row.paid_msat
-        for row in fleet.simulation.gate.peer.invoices.values()
+        for node in (fleet.simulation.gate, fleet.barkd)
+        for row in node.peer.invoices.values()
         if row.settled
     }
+    settled |= {coin.outpoint: coin.amount_sats * 1000 for coin in fleet.barkd.wallet.purse.coins.values()}
     return [
         f"payment {hash_}: the payer says {paid.get(hash_)} msat, the node {settled.get(hash_)}"
         for hash_ in paid.keys() | settled.keys()
@@ -37,6 +41,8 @@ def _node_against_journal(fleet: Fleet, journal: Journal) -> list[str]:
 
 async def _account_against_books(account: Account, books: Statements) -> list[str]:
     owners = {await books.account_by_payment(bytes.fromhex(hash_)) for hash_ in account.paid}
+    if account.token is not None:
+        owners.add(await books.account_by_token(token_digest(account.token)))
     if len(owners) != 1 or None in owners:
         return [f"payments {sorted(account.paid)} of one account were credited to {owners}"]
     (owner,) = owners
@@ -44,7 +50,7 @@ async def _account_against_books(account: Account, books: Statements) -> list[st
     record = await books.account(owner)
     assert record is not None
     charged = sum(PRICE_MSAT for purchase in account.purchases if purchase.charged)
-    expected = sum(account.paid.values()) - charged
+    expected = account.paid_msat - charged
     if (record.balance.posted, record.balance.held) == (expected, 0):
         return []
     ids = [purchase.request_id for purchase in account.purchases]
@@ -53,7 +59,7 @@ async def _account_against_books(account: Account, books: Statements) -> list[st
 
 async def _totals_against_journal(books: Statements, journal: Journal, asked: list[str]) -> list[str]:
     totals = await books.totals()
-    paid = sum(sum(account.paid.values()) for account in journal.accounts)
+    paid = sum(account.paid_msat for account in journal.accounts)
     calls = sum(bool(one.charged) for account in journal.accounts for one in account.purchases)
     found = []
     if totals.credited != paid:

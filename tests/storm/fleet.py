@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from arkgate.simulator.barkd import SimulatedBarkd
 from arkgate.simulator.simulation import Simulation
 from tests.cli.program import Running, started
 from tests.ports import free_port_base
@@ -141,6 +142,10 @@ def clocks_can_be_stepped(directory: Path) -> bool:
     return abs(wall - real_wall - 3600) < 300 and abs(steady - real_steady) < 300
 
 
+ROUND_SECONDS = 2.0
+"""How soon the Ark server's next round is."""
+
+
 @dataclass(slots=True)
 class Fleet:
     """Gateways that share their books."""
@@ -153,6 +158,12 @@ class Fleet:
     """Where its database lives."""
     backend_log: Path
     """What its backend saw."""
+
+    @property
+    def barkd(self) -> SimulatedBarkd:
+        """The wallet that gives out its Ark addresses."""
+        (barkd,) = self.simulation.barkds
+        return barkd
 
     def fill_disk(self) -> bool:
         """Takes all that is left of the database's disk, also beside others who write; whether it could."""
@@ -198,7 +209,10 @@ async def fleet(directory: Path, name: str, store_url: str, number: int, disk: P
         chat_models=("simulated-chat",),
         settle_delay_seconds=0.01,
         chat_log=log,
+        barkds=("ark",),
     ) as simulation:
+        for barkd in simulation.barkds:
+            barkd.ark.round_seconds = ROUND_SECONDS
         gates = [_gate(home, store_url, simulation, one) for one in range(number)]
         for gate in gates:
             await gate.start()

@@ -14,6 +14,8 @@ import httpx
 from tests.storm.fleet import Fleet
 
 PAUSE_SECONDS = 0.05
+LARGE_SATS = 150_000
+"""More than is credited over Ark before it is final."""
 LEARN_SECONDS = 60.0
 """How long a fleet is asked what became of calls; each is asked for once at least."""
 LOST = (httpx.TransportError, AttributeError)
@@ -41,6 +43,20 @@ class Account:
     headers: dict[str, str]
     paid: dict[str, int] = field(default_factory=dict)
     """Amounts in msat by payment hash."""
+    coins: dict[str, int] = field(default_factory=dict)
+    """Amounts in msat by the outpoints of what was paid over Ark."""
+
+    @property
+    def token(self) -> str | None:
+        """Its token; None with an L402 credential."""
+        scheme, _, value = self.headers.get("Authorization", "").partition(" ")
+        return value if scheme == "Bearer" else None
+
+    @property
+    def paid_msat(self) -> int:
+        """All that was paid."""
+        return sum(self.paid.values()) + sum(self.coins.values())
+
     purchases: list[Purchase] = field(default_factory=list)
 
 
@@ -100,11 +116,11 @@ class Shopper:
         )
         account = Account({"Authorization": f"Bearer {session['token']}"})
         self.journal.accounts.append(account)
-        await self.pay(account, session["funding"]["lightning_invoice"])
+        await self.pay_somehow(account, session)
         self._did("tokens funded")
         if self.dice.random() < 0.2:
             topup = await self.post("/v1/topups", {"amount_sats": 100}, account.headers, 201)
-            await self.pay(account, topup["funding"]["lightning_invoice"])
+            await self.pay_somehow(account, topup)
             self._did("top-ups")
         for _ in range(calls):
             await self.dice.choice((self.insist, self.try_once, self.leave))(account)
@@ -118,6 +134,27 @@ class Shopper:
         account.headers["Authorization"] = f"L402 {challenge['macaroon']}:{preimage}"
         self._did("credentials paid")
         await self.insist(account, key=self.dice.random() < 0.5)
+
+    async def pay_somehow(self, account: Account, session: dict[str, Any]) -> None:
+        """Over Lightning, over Ark, or both, whatever is on offer."""
+        invoice, address = session["funding"]["lightning_invoice"], session["funding"]["ark_address"]
+        if address is not None and (invoice is None or self.dice.random() < 0.5):
+            self.pay_ark(account, address, session["amount_sats"])
+            if self.dice.random() < 0.2:
+                self.pay_ark(account, address, LARGE_SATS)
+        if invoice is not None and (not account.coins or self.dice.random() < 0.3):
+            await self.pay(account, invoice)
+
+    def pay_ark(self, account: Account, address: str, amount_sats: int) -> None:
+        """Sends a coin, at times with one that was delivered before, and writes it down."""
+        wallet = self.fleet.barkd.wallet
+        again = [self.dice.choice(list(wallet.purse.coins))] if wallet.purse.coins else []
+        resent = again if self.dice.random() < 0.3 else []
+        for outpoint in wallet.pay_ark(address, amount_sats, resent=resent):
+            account.coins[outpoint] = amount_sats * 1000
+        self.journal.operations += 1
+        self._did("large Ark payments" if amount_sats == LARGE_SATS else "Ark payments")
+        self.journal.deeds["coins delivered again"] += len(resent)
 
     async def pay(self, account: Account, invoice: str) -> str:
         """Pays and writes it down; gives the preimage."""

@@ -4,12 +4,16 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
-from tests.stage import run
+from tests.stage import eventually, run
 from tests.storm.audit import differences
-from tests.storm.fleet import fleet
-from tests.storm.shoppers import Account, Journal, Purchase, Shopper
+from tests.storm.fleet import Fleet, fleet
+from tests.storm.shoppers import LARGE_SATS, Account, Journal, Purchase, Shopper
 
 UNPAID = "00" * 32
+
+
+async def _agree(one: Fleet, journal: Journal) -> bool:
+    return await differences(one, journal) == []
 
 
 def test_the_audit_finds_what_was_changed_in_any_of_the_four(tmp_path: Path) -> None:
@@ -21,8 +25,14 @@ def test_the_audit_finds_what_was_changed_in_any_of_the_four(tmp_path: Path) -> 
             shopper = Shopper(one, journal, 1)
             async with shopper.http:
                 await shopper.spend_a_token()
+                session = await shopper.post(
+                    "/v1/topups", {"amount_sats": 100}, journal.accounts[0].headers, 201
+                )
+                await shopper.pay(journal.accounts[0], session["funding"]["lightning_invoice"])
+                shopper.pay_ark(journal.accounts[0], session["funding"]["ark_address"], 100)
+                shopper.pay_ark(journal.accounts[0], session["funding"]["ark_address"], LARGE_SATS)
                 await shopper.spend_a_credential()
-            await asyncio.sleep(1)
+            await eventually(lambda: _agree(one, journal), 40)
             await shopper.learn()
             assert await differences(one, journal) == []
 
@@ -36,10 +46,11 @@ def test_the_audit_finds_what_was_changed_in_any_of_the_four(tmp_path: Path) -> 
             journal.accounts.append(Account({}, {UNPAID: 1000}))
             assert len(await differences(one, journal)) >= 3
             journal.accounts.pop()
-            paid, amount = next(iter(token.paid.items()))
-            token.paid[paid] = amount + 1
-            assert len(await differences(one, journal)) >= 3
-            token.paid[paid] = amount
+            for payments in (token.paid, token.coins):
+                paid, amount = next(iter(payments.items()))
+                payments[paid] = amount + 1
+                assert len(await differences(one, journal)) >= 3
+                payments[paid] = amount
             one.backend_log.write_text("")
             assert len(await differences(one, journal)) >= 1
             with sqlite3.connect(ledger) as database:

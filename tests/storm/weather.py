@@ -39,6 +39,8 @@ class Weather:
             (2, self.crash_or_restart_the_database),
             (2, self.restart_the_node),
             (2, self.cut_the_node_s_streams),
+            (2, self.restart_the_wallet),
+            (2, self.upset_the_ark_server),
             (8, self.change_the_backend),
             (1, self.fill_a_disk),
             (2, self.step_a_clock),
@@ -108,6 +110,24 @@ class Weather:
         self.events["the node's streams cut"] += 1
         self.events["the node's streams silent afterwards"] += node.habits.streams_silent
 
+    async def restart_the_wallet(self) -> None:
+        """barkd is gone for a moment, with its notifications."""
+        barkd = self.dice.choice(self.fleets).barkd
+        await barkd.stop()
+        await asyncio.sleep(self.dice.uniform(0.0, 1.5))
+        await barkd.start()
+        self.events["barkd restarted"] += 1
+
+    async def upset_the_ark_server(self) -> None:
+        """The Ark server restarts and leaves barkd blind; from then on notifications are lost, or not."""
+        barkd = self.dice.choice(self.fleets).barkd
+        barkd.stop_server()
+        await asyncio.sleep(self.dice.uniform(0.0, 1.5))
+        barkd.start_server()
+        barkd.ark.notifications_lost = self.dice.random() < 0.3
+        self.events["the Ark server restarted"] += 1
+        self.events["barkd's notifications lost afterwards"] += barkd.ark.notifications_lost
+
     async def change_the_backend(self) -> None:
         """The backend fails in another way, or works."""
         fault = self.dice.choice(FAULTS)
@@ -134,6 +154,7 @@ class Weather:
             fleet.free_disk()
             habits = fleet.simulation.gate.habits
             habits.state, habits.streams_silent = NodeState.ACTIVE, False
+            fleet.barkd.ark.notifications_lost = False
             fleet.simulation.chat.faults.always = None
             for gate in fleet.gates:
                 gate.set_clock(0)

@@ -220,6 +220,23 @@ def test_nobody_is_asked_to_pay_for_a_body_that_cannot_be_served(tmp_path: Path)
     play(tmp_path, story)
 
 
+@tells(errors.FundedTokenRequired)
+def test_where_no_node_makes_invoices_only_a_funded_token_pays(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            Simulation.running(data_dir=tmp_path / "simulator", chat_models=(MODEL,), barkds=("ark",)) as one,
+            staged(
+                tmp_path, simulation=one, nodes=one.barkds, extra={"[[nodes]]": "lightning = false"}
+            ) as stage,
+        ):
+            body = refused(await stage.chat(), errors.FundedTokenRequired)
+
+            assert body["price_sats"] == 50
+            assert "/v1/sessions" in str(body["next"])
+
+    run(asyncio.wait_for(story(), 30))
+
+
 @tells(errors.AwaitingPayment, errors.InsufficientBalance)
 def test_a_token_without_money_says_what_is_missing_and_gets_no_invoice(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:

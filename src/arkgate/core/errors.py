@@ -136,7 +136,7 @@ class PaymentRequired(Refusal):
 class FundedTokenRequired(Refusal):
     """The call has to be paid first, and only a funded token can: no node makes invoices."""
 
-    code = "payment_required"
+    code = "funded_token_required"
 
 
 class AwaitingPayment(Refusal):

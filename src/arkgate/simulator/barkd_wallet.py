@@ -50,6 +50,8 @@ class ArkHabits:
     """What happens is told to nobody, as when the buffer was lost."""
     error_bodies: str = "json"
     """`json`, `text` or `empty`."""
+    round_seconds: float | None = None
+    """How long after a coin was registered its round is held and confirmed; None: when a test says so."""
     has_wallet: bool = True
     has_lightning: bool = True
     network: str = "regtest"
@@ -284,6 +286,8 @@ class ArkWallet:
             raise BarkdError("Failed to store round participation: a vtxo is not spendable")
         for coin in coins:
             coin.state = "locked"
+        if self.ark.round_seconds is not None:
+            asyncio.get_running_loop().call_later(self.ark.round_seconds, self.hold_round)
 
     def hold_round(self) -> None:
         """Registered coins are exchanged and their round is confirmed."""
