@@ -369,7 +369,7 @@ def test_a_stream_that_missed_a_payment_is_told_and_opened_anew_once_a_minute(
                     lines, "the stream of settlements missed payments that look-ups found; opening it anew"
                 )
                 assert (line["log_level"], line["missed"]) == ("warning", 1)
-                assert line["payment_hash"] == payment_hash.hex()
+                assert line["payment"] == payment_hash.hex()
         await credited(stage, lines, [300, 301])
         await asyncio.sleep(2)
 
