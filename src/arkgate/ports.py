@@ -188,7 +188,8 @@ class PaymentNode(Protocol):
         """What the node says of the invoice; None when it knows no such hash, or has forgotten it.
 
         A node that forgets what was cancelled or expired unpaid says None of it, and not CANCELLED. One that
-        counts in sats tells a payer's part of a sat above the invoice's amount as nothing.
+        counts in sats tells a payer's part of a sat above the invoice's amount as nothing, and one whose
+        service keeps what is paid above it tells the invoice's amount.
         """
         ...
 
@@ -225,7 +226,7 @@ class PaymentNode(Protocol):
         """Tries everything that a paid call needs of the node, one line after the other, in seconds.
 
         Moves no money and leaves nothing behind but one small invoice that nobody was shown, cancelled
-        where that is possible and expired after a minute where not. What our credentials may not ask is
+        where that is possible and expired as soon as its service lets it where not. What our credentials may not ask is
         NOT_CHECKED, and so is what cannot be asked because of an earlier line. Does not raise.
         """
         ...

@@ -13,10 +13,11 @@ from arkgate.core.errors import NodeUnavailable
 
 RETRY_AFTER_SECONDS = 5
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+PINGS_SECONDS = 25
+"""How long a channel is silent before it is asked whether it still stands."""
 # LND's server closes channels that ping more often than every 5 s, and drops pings without a stream.
 # Without `ping_timeout_ms` a stopped node is noticed only after a minute.
 _OPTIONS = (
-    ("grpc.keepalive_time_ms", 25_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -85,11 +86,11 @@ class Channel:
     macaroon: bytes = b""
 
 
-def open_channel(credentials: NodeCredentials) -> Channel:
+def open_channel(credentials: NodeCredentials, *, pings_seconds: int = PINGS_SECONDS) -> Channel:
     """A new channel; connects at its first call. Raises CredentialsUnreadable."""
     certificate = read_file(credentials.tls_cert_file, "TLS certificate")
     macaroon = read_file(credentials.macaroon_file, "macaroon")
-    channel = _secure(credentials, grpc.ssl_channel_credentials(certificate))
+    channel = _secure(credentials, grpc.ssl_channel_credentials(certificate), pings_seconds)
     return Channel(channel, _metadata(macaroon), certificate, macaroon)
 
 
@@ -98,12 +99,14 @@ def open_mutual_channel(credentials: MutualTls) -> Channel:
     ca = read_file(credentials.ca_cert_file, "CA certificate")
     certificate = read_file(credentials.client_cert_file, "client certificate")
     key = read_file(credentials.client_key_file, "client key")
-    channel = _secure(credentials, grpc.ssl_channel_credentials(ca, key, certificate))
+    channel = _secure(credentials, grpc.ssl_channel_credentials(ca, key, certificate), PINGS_SECONDS)
     return Channel(channel, (), ca + certificate + key)
 
 
-def _secure(credentials: NodeCredentials | MutualTls, tls: grpc.ChannelCredentials) -> grpc.aio.Channel:
-    options: list[tuple[str, int | str]] = list(_OPTIONS)
+def _secure(
+    credentials: NodeCredentials | MutualTls, tls: grpc.ChannelCredentials, pings_seconds: int
+) -> grpc.aio.Channel:
+    options: list[tuple[str, int | str]] = [*_OPTIONS, ("grpc.keepalive_time_ms", pings_seconds * 1000)]
     if credentials.tls_server_name:
         options.append(("grpc.ssl_target_name_override", credentials.tls_server_name))
     return grpc.aio.secure_channel(credentials.address, tls, options=options)

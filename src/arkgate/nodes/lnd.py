@@ -4,13 +4,13 @@ Source: LND's lightning.proto and stateservice.proto. Works with LND's stock `in
 what that one may not do (GetInfo) is done without.
 """
 
+import contextlib
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
-import grpc.aio
 from google.protobuf.message import Message
 
 from arkgate._proto.lnd import lightning_pb2 as lnrpc
@@ -24,12 +24,10 @@ from arkgate.nodes.channel import (
     NodeCredentials,
     PermissionDenied,
     map_grpc_errors,
-    open_channel,
-    with_macaroon_of_now,
 )
-from arkgate.nodes.connection import Connection
 from arkgate.nodes.invoices import LISTED_BEYOND_SECONDS, InvoiceCheck, cut
 from arkgate.nodes.lnd_checkup import BAKE, LndCheckup
+from arkgate.nodes.macaroon_calls import MacaroonCalls, code_of
 from arkgate.ports import Check, Clock, Demands, Health, Holdings, Invoice, InvoiceStatus, NodeEvent
 
 UNARY_TIMEOUT_SECONDS = 5.0
@@ -77,10 +75,9 @@ class LndNode:
         self.draws_preimages = False
         self._credentials = credentials
         self._clock = clock
-        self._timeout_seconds = timeout_seconds
         self._page_invoices = page_invoices
-        self._connection = Connection(
-            lambda: open_channel(credentials), (credentials.tls_cert_file,), closed=self._forget_permissions
+        self._calls = MacaroonCalls(
+            name, credentials, timeout_seconds=timeout_seconds, renewed=self._forget_permissions
         )
         self._invoices = InvoiceCheck(name, clock, network)
         self._permissions_proven = False
@@ -111,7 +108,7 @@ class LndNode:
         try:
             invoice = await self._unary("LookupInvoice", lnrpc.PaymentHash(r_hash=payment_hash), "a look-up")
         except NodeUnavailable as error:
-            if _is_not_found(error.__cause__):
+            if code_of(error) == grpc.StatusCode.NOT_FOUND:
                 return None
             raise
         if invoice.r_hash != payment_hash:
@@ -138,24 +135,11 @@ class LndNode:
         The add_index stays 0, so that LND does not replay every invoice that was made meanwhile.
         """
         request = lnrpc.InvoiceSubscription(settle_index=since.settle_index)
-        channel = self._connection.open()
-        call = lightning_pb2_grpc.LightningStub(channel.grpc).SubscribeInvoices(
-            request, metadata=channel.metadata
-        )
-        try:
-            with map_grpc_errors(self.name, "the stream of settlements"):
-                async for invoice in call:
-                    yield NodeEvent(
-                        self._settlement(invoice), Cursor(invoice.add_index, invoice.settle_index)
-                    )
-        except CredentialsRefused:
-            self._renew_macaroon(channel)
-            raise
-        except NodeUnavailable as error:
-            await self._connection.count_failure(error.__cause__)
-            raise
-        finally:
-            call.cancel()
+        stub, action = lightning_pb2_grpc.LightningStub, "the stream of settlements"
+        stream = self._calls.stream(stub, "SubscribeInvoices", request, action)
+        async with contextlib.aclosing(stream):  # type: ignore[type-var]  # a generator
+            async for invoice in stream:
+                yield NodeEvent(self._settlement(invoice), Cursor(invoice.add_index, invoice.settle_index))
 
     async def settled_since(self, created_after_ms: int) -> AsyncIterator[Settlement]:
         """See `ports.PaymentNode`. Newest first, and no further back than needed.
@@ -202,14 +186,14 @@ class LndNode:
     async def health(self) -> Health:
         """See `ports.PaymentNode`. Asks State, which needs no macaroon, then what the macaroon may do."""
         health = await self._health()
-        used = self._connection.channel
-        if health.state == "refused" and used and self._renew_macaroon(used):
+        used = self._calls.connection.channel
+        if health.state == "refused" and used and self._calls.renew_macaroon(used):
             health = await self._health()
         return health
 
     async def _health(self) -> Health:
         try:
-            channel = self._connection.open()
+            channel = self._calls.connection.open()
         except NodeUnavailable as refusal:
             return Health(False, "refused", refusal.message)
         try:
@@ -218,7 +202,7 @@ class LndNode:
                     stateservice_pb2.GetStateRequest(), timeout=HEALTH_TIMEOUT_SECONDS
                 )
         except NodeUnavailable as refusal:
-            await self._connection.count_failure(refusal.__cause__)
+            await self._calls.connection.count_failure(refusal.__cause__)
             return Health(False, "unreachable", refusal.message)
         word, sentence = _WALLET_STATES.get(state.state, ("", ""))
         if word:
@@ -229,7 +213,7 @@ class LndNode:
         except CredentialsRefused as refusal:
             return Health(False, "refused", f"{refusal.message}. Put one in its place that has all: {BAKE}")
         except NodeUnavailable as refusal:
-            await self._connection.count_failure(refusal.__cause__)
+            await self._calls.connection.count_failure(refusal.__cause__)
             return Health(False, "unreachable", refusal.message)
 
     async def _prove_permissions(self, channel: Channel) -> None:
@@ -250,7 +234,7 @@ class LndNode:
             except CredentialsRefused:
                 raise
             except NodeUnavailable as refusal:
-                if not _is_answer(refusal.__cause__):
+                if code_of(refusal) not in _ANSWERS:
                     raise
         self._permissions_proven = True
 
@@ -283,15 +267,7 @@ class LndNode:
 
     async def close(self) -> None:
         """See `ports.PaymentNode`."""
-        await self._connection.close()
-
-    def _renew_macaroon(self, used: Channel) -> bool:
-        """Takes up the macaroon that is in its file now; whether it is another than the one that was used."""
-        self._forget_permissions()
-        connection = self._connection
-        if connection.channel is used:
-            connection.channel = with_macaroon_of_now(used, self._credentials)
-        return connection.channel is None or connection.channel.macaroon != used.macaroon
+        await self._calls.close()
 
     def _forget_permissions(self) -> None:
         self._permissions_proven = False
@@ -305,45 +281,9 @@ class LndNode:
         *,
         timeout: float | None = None,
     ) -> Any:  # noqa: ANN401 - the generated stubs' methods share no type
-        """One call; once more when it was refused for its macaroon and a new one is there."""
-        channel = self._connection.open()
-        try:
-            return await self._call(channel, method, request, action, timeout=timeout)
-        except CredentialsRefused:
-            if not self._renew_macaroon(channel):
-                raise
-        return await self._call(self._connection.open(), method, request, action, timeout=timeout)
-
-    async def _call(
-        self,
-        channel: Channel,
-        method: str,
-        request: Message,
-        action: str,
-        *,
-        timeout: float | None,
-    ) -> Any:  # noqa: ANN401 - as `_unary`
-        call: Callable[..., Awaitable[Any]] = getattr(lightning_pb2_grpc.LightningStub(channel.grpc), method)
-        try:
-            with map_grpc_errors(self.name, action):
-                answer = await call(
-                    request, timeout=timeout or self._timeout_seconds, metadata=channel.metadata
-                )
-        except NodeUnavailable as error:
-            if not _is_not_found(error.__cause__):
-                await self._connection.count_failure(error.__cause__)
-            raise
-        self._connection.worked()
-        return answer
-
-
-def _is_not_found(error: BaseException | None) -> bool:
-    return isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.NOT_FOUND
-
-
-def _is_answer(error: BaseException | None) -> bool:
-    """Whether the node read the request, and refused what it asks for."""
-    return isinstance(error, grpc.aio.AioRpcError) and error.code() in _ANSWERS
+        return await self._calls.unary(
+            lightning_pb2_grpc.LightningStub, method, request, action, timeout=timeout
+        )
 
 
 def _probes() -> Iterator[tuple[str, str, Message]]:

@@ -6,9 +6,10 @@ import hmac
 import ipaddress
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,7 +18,7 @@ from pymacaroons import MACAROON_V2, Macaroon, Verifier
 from pymacaroons.exceptions import MacaroonException
 from pymacaroons.serializers.binary_serializer import BinarySerializer
 
-_LIFETIME = datetime.timedelta(days=14 * 30)
+LIFETIME = datetime.timedelta(days=14 * 30)
 ADDRESSES = ("127.0.0.1", "::1")
 """What a certificate is for unless a test says otherwise: this host's loopback addresses."""
 ROOT_KEY_ID = "0"
@@ -66,7 +67,7 @@ def issue(directory: Path, macaroon_key: bytes) -> Credentials:
         (found.readonly_macaroon, READONLY),
     ):
         if not path.exists():
-            _write(path, bake(macaroon_key, permissions))
+            write_secret(path, bake(macaroon_key, permissions))
     return found
 
 
@@ -75,11 +76,24 @@ def macaroon_key(private_key: bytes) -> bytes:
     return hmac.digest(private_key, b"macaroon root key", "sha256")
 
 
-def bake(key: bytes, permissions: frozenset[str], root_key_id: str = ROOT_KEY_ID) -> bytes:
+def bake(
+    key: bytes, permissions: frozenset[str], root_key_id: str = ROOT_KEY_ID, *, location: str = "lnd"
+) -> bytes:
     """A macaroon with these permissions (`invoices:read`, `uri:/lnrpc.Lightning/GetInfo`), as LND has it."""
     identifier = _identifier(permissions, root_key_id)
-    macaroon = Macaroon(location="lnd", identifier=identifier, key=key, version=MACAROON_V2)
+    macaroon = Macaroon(location=location, identifier=identifier, key=key, version=MACAROON_V2)
     return bytes(BinarySerializer().serialize_raw(macaroon))
+
+
+def allowed(root_keys: Mapping[str, bytes], macaroons: Sequence[str]) -> frozenset[str]:
+    """What the macaroons of a call allow; it must be one, baked with one of the keys. Raises BadMacaroon."""
+    if len(macaroons) != 1:
+        raise BadMacaroon(f"expected 1 macaroon, got {len(macaroons)}")
+    root_key_id = root_key_id_of(macaroons[0])
+    if root_key_id not in root_keys:
+        text = f"cannot retrieve macaroon: cannot get macaroon: root key with id {root_key_id} doesn't exist"
+        raise BadMacaroon(text)
+    return permissions_of(root_keys[root_key_id], macaroons[0])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -156,8 +170,20 @@ def _certificate_is_good(found: Credentials) -> bool:
     return certificate.not_valid_after_utc > datetime.datetime.now(datetime.UTC)
 
 
+class TlsFiles(Protocol):
+    """Where a certificate and its key are."""
+
+    @property
+    def tls_cert(self) -> Path:
+        """PEM."""
+
+    @property
+    def tls_key(self) -> Path:
+        """PEM."""
+
+
 def make_certificate(
-    found: Credentials, *, lifetime: datetime.timedelta = _LIFETIME, addresses: Sequence[str] = ADDRESSES
+    found: TlsFiles, *, lifetime: datetime.timedelta = LIFETIME, addresses: Sequence[str] = ADDRESSES
 ) -> None:
     """Self-signed ECDSA P-256 for `localhost` and those addresses, in place of the one that was there.
 
@@ -190,11 +216,11 @@ def make_certificate(
         serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
     )
-    _write(found.tls_key, encoded)
-    _write(found.tls_cert, certificate.public_bytes(serialization.Encoding.PEM))
+    write_secret(found.tls_key, encoded)
+    write_secret(found.tls_cert, certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_secret(path: Path, data: bytes) -> None:
     """Writes the whole file or nothing, readable for its owner only."""
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

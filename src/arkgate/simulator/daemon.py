@@ -11,12 +11,8 @@ from arkgate.simulator.network import Network, Refused
 from arkgate.simulator.records import InvoiceRow
 from arkgate.simulator.serving import LOOPBACK, PortTaken
 
-# LND answers pings that come every 5 seconds while a call is open, and hangs up on faster ones.
-_OPTIONS = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-    ("grpc.keepalive_permit_without_calls", 0),
-)
+PINGS_SECONDS = 5
+"""LND answers pings that come every 5 seconds while a call is open, and hangs up on faster ones."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -93,6 +89,9 @@ class SimulatedDaemon(ABC):
 class GrpcDaemon(SimulatedDaemon):
     """A node that speaks gRPC over TLS."""
 
+    pings_seconds: float = PINGS_SECONDS
+    """Who pings more often than that is hung up on."""
+
     def __init__(self, network: Network, name: str, *, data_dir: Path, port: int = 0) -> None:
         super().__init__(network, name, data_dir=data_dir, port=port)
         self._server: grpc.aio.Server | None = None
@@ -111,7 +110,13 @@ class GrpcDaemon(SimulatedDaemon):
 
     async def start(self) -> None:
         """Listens; after `stop`, on the same port with the TLS files as they are. Raises PortTaken."""
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", int(self.pings_seconds * 1000)),
+                ("grpc.keepalive_permit_without_calls", 0),
+            )
+        )
         self.add_services(server)
         try:
             self.port = server.add_secure_port(self.address, self.server_credentials())
@@ -125,6 +130,15 @@ class GrpcDaemon(SimulatedDaemon):
         if self._server is not None:
             await self._server.stop(grace=None)
             self._server = None
+
+
+def macaroons_of(context: Context) -> list[str]:
+    """The macaroons that came with a call."""
+    return [
+        value if isinstance(value, str) else value.decode("ascii", "replace")
+        for key, value in context.invocation_metadata() or ()
+        if key == "macaroon"
+    ]
 
 
 async def abort(context: Context, refused: Refused) -> NoReturn:

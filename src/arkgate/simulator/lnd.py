@@ -24,7 +24,7 @@ from arkgate._proto.lnd import (
     verrpc_pb2_grpc,
 )
 from arkgate.simulator import credentials
-from arkgate.simulator.daemon import Context, GrpcDaemon, abort, leave
+from arkgate.simulator.daemon import Context, GrpcDaemon, abort, leave, macaroons_of
 from arkgate.simulator.habits import VERSION, NodeState
 from arkgate.simulator.messages import (
     decoded_message,
@@ -161,16 +161,8 @@ class SimulatedNode(GrpcDaemon):
         """Refuses a call as LND does: by the node's state first, then by the macaroon."""
         if self.habits.state is not NodeState.ACTIVE:
             raise Refused(_NOT_ACTIVE[self.habits.state])
-        if len(macaroons) != 1:
-            raise Refused(f"expected 1 macaroon, got {len(macaroons)}")
         try:
-            root_key_id = credentials.root_key_id_of(macaroons[0])
-            if root_key_id not in self.root_keys:
-                raise Refused(
-                    "cannot retrieve macaroon: cannot get macaroon: "
-                    f"root key with id {root_key_id} doesn't exist"
-                )
-            allowed = credentials.permissions_of(self.root_keys[root_key_id], macaroons[0])
+            allowed = credentials.allowed(self.root_keys, macaroons)
         except credentials.BadMacaroon as exc:
             raise Refused(str(exc)) from exc
         service = _SERVICES.get(method, "lnrpc.Lightning")
@@ -269,13 +261,8 @@ async def _enter(node: SimulatedNode, method: str, context: Context) -> None:
     delay = node.habits.delay_seconds(method)
     if delay:
         await asyncio.sleep(delay)
-    macaroons = [
-        value if isinstance(value, str) else value.decode("ascii", "replace")
-        for key, value in context.invocation_metadata() or ()
-        if key == "macaroon"
-    ]
     try:
-        node.check(method, macaroons)
+        node.check(method, macaroons_of(context))
     except Refused as refused:
         await abort(context, refused)
 

@@ -15,6 +15,7 @@ from arkgate.simulator.network import Network
 from arkgate.simulator.rest import rest
 from arkgate.simulator.serving import LOOPBACK, serving
 from arkgate.simulator.wallet import Paid
+from arkgate.simulator.waved import SimulatedWaved
 
 GATE = "gate"
 PAYER = "payer"
@@ -36,6 +37,8 @@ class Simulation:
     """Core Lightnings of the gate's owner."""
     barkds: Sequence[SimulatedBarkd]
     """Ark wallets of the gate's owner."""
+    waveds: Sequence[SimulatedWaved]
+    """Wavelength's Ark wallets of the gate's owner."""
 
     @property
     def payer_rest_url(self) -> str:
@@ -78,6 +81,7 @@ class Simulation:
         spares: Sequence[str] = (),
         clns: Sequence[str] = (),
         barkds: Sequence[str] = (),
+        waveds: Sequence[str] = (),
     ) -> AsyncIterator["Simulation"]:
         """Runs until the block ends; port 0 takes any free one. Raises PortTaken, which names the port.
 
@@ -92,8 +96,9 @@ class Simulation:
             others = [SimulatedNode(network, name, data_dir=data_dir) for name in spares]
             lightnings = [SimulatedCln(network, name, data_dir=data_dir) for name in clns]
             wallets = [SimulatedBarkd(network, name, data_dir=data_dir) for name in barkds]
+            waves = [SimulatedWaved(network, name, data_dir=data_dir) for name in waveds]
             network.resume()
-            daemons: list[SimulatedDaemon] = [gate, payer, *others, *lightnings, *wallets]
+            daemons: list[SimulatedDaemon] = [gate, payer, *others, *lightnings, *wallets, *waves]
             for node in daemons:
                 await node.start()
                 stack.push_async_callback(node.stop)
@@ -112,4 +117,5 @@ class Simulation:
                 spares=others,
                 clns=lightnings,
                 barkds=wallets,
+                waveds=waves,
             )
