@@ -20,6 +20,7 @@ from arkgate.simulator.cln import SimulatedCln
 from arkgate.simulator.daemon import SimulatedDaemon
 from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.simulation import Simulation
+from arkgate.simulator.waved import SimulatedWaved
 from arkgate.store import is_postgres, read_store
 from arkgate.web.protocol import ProtocolLimits, protocol_with
 from arkgate.web.server import Listener, bind, serve
@@ -51,7 +52,13 @@ def write_settings(
 
     What it adds to the nodes' table concerns the first. Names all nodes of the gate's owner, or `nodes`.
     """
-    first, *others = nodes or [simulation.gate, *simulation.spares, *simulation.clns, *simulation.barkds]
+    first, *others = nodes or [
+        simulation.gate,
+        *simulation.spares,
+        *simulation.clns,
+        *simulation.barkds,
+        *simulation.waveds,
+    ]
     tables = {
         "[gateway]": f'listen = "127.0.0.1:{port}"\noperator_listen = "127.0.0.1:{operator_port}"',
         "[store]": "log_megabytes = 1",
@@ -87,6 +94,11 @@ def _files(node: SimulatedDaemon) -> str:
         )
     if isinstance(node, SimulatedBarkd):
         return f'kind = "barkd"\ntoken_file = "{node.token_file}"'
+    if isinstance(node, SimulatedWaved):
+        return (
+            f'kind = "waved"\ntls_cert_file = "{node.credentials.tls_cert}"\n'
+            f'macaroon_file = "{node.credentials.admin_macaroon}"'
+        )
     assert isinstance(node, SimulatedNode)
     return (
         f'tls_cert_file = "{node.credentials.tls_cert}"\n'

@@ -1,8 +1,8 @@
 """What our protos say on the wire, against a table of the daemons' own names, numbers and types.
 
 A trimmed proto with a wrong number compiles, and talks nonsense to the daemon. Every line of `proto/wire.txt`
-stands in the compiled protos of lnd 90ea05d5 or Core Lightning 090f4b0e, or (`macaroonpb`) in those of
-macaroon-bakery; a change of ours shows as a difference, and its line is to be compared again.
+stands in the compiled protos of lnd 90ea05d5, Core Lightning 090f4b0e or Wavelength b7de4da0, those of
+`macaroonpb` in macaroon-bakery's; a change of ours shows as a difference: compare its line again.
 """
 
 import importlib
@@ -64,4 +64,12 @@ def test_our_protos_say_what_the_daemons_say() -> None:
 def test_the_table_is_not_empty_of_any_daemon() -> None:
     packages = {row.split(".", 1)[0] for row in TABLE.read_text().splitlines()}
 
-    assert {"lnrpc", "routerrpc", "invoicesrpc", "cln"} <= packages
+    assert {
+        "lnrpc",
+        "routerrpc",
+        "invoicesrpc",
+        "cln",
+        "wavewalletrpc",
+        "swapclientrpc",
+        "waverpc",
+    } <= packages

@@ -226,8 +226,8 @@ class PaymentNode(Protocol):
         """Tries everything that a paid call needs of the node, one line after the other, in seconds.
 
         Moves no money and leaves nothing behind but one small invoice that nobody was shown, cancelled
-        where that is possible and expired as soon as its service lets it where not. What our credentials may not ask is
-        NOT_CHECKED, and so is what cannot be asked because of an earlier line. Does not raise.
+        where that is possible and expired as soon as its service lets it where not. What our credentials
+        may not ask is NOT_CHECKED, and so is what cannot be asked because of an earlier line. Does not raise.
         """
         ...
 

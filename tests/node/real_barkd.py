@@ -3,9 +3,12 @@
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import pytest
 
 from arkgate.nodes.barkd import BarkdNode
 from arkgate.nodes.barkd_rest import BearerToken
@@ -13,17 +16,21 @@ from arkgate.store.clock import SystemClock
 from tests.node.staged_real import run_command
 
 NODE = "ARKGATE_TEST_BARKD"
+ARK_INSTANT_SATS = 10_000
 NEEDED = tuple(f"{NODE}_{part}" for part in ("ADDRESS", "TOKEN_FILE", "PAY"))
-RESTART = f"{NODE}_RESTART"
-RESTART_SERVER = f"{NODE}_RESTART_SERVER"
+OPTIONAL = {name: f"{NODE}_{name}" for name in ("PAY_ARK", "MINE", "STOP", "START", "RESTART_SERVER")}
 MISSING = f"""\
 This needs a real barkd on regtest, whose Ark server has Lightning, and a payer. Missing: {{missing}}.
   {NODE}_ADDRESS     its REST, host:port
   {NODE}_TOKEN_FILE  its auth_token
   {NODE}_PAY         a command that pays the invoice that is put after it and prints JSON
                      with payment_preimage, such as `lightning-cli -N none … xpay`
-  {RESTART}         optional: a command that restarts it
-  {RESTART_SERVER}  optional: a command that restarts its Ark server"""
+And optionally commands, for the tests that need them:
+  {NODE}_PAY_ARK        pays an Ark address, which is put after it, that many sats, which come last
+  {NODE}_MINE           mines a block
+  {NODE}_STOP           stops barkd
+  {NODE}_START          starts it again
+  {NODE}_RESTART_SERVER restarts its Ark server"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +40,8 @@ class RealBarkd:
     address: str
     token_file: Path
     pay_command: str
-    restart_command: str | None
-    restart_server_command: str | None
+    commands: Mapping[str, str]
+    """The optional ones that are there."""
 
     @property
     def stand_in(self) -> Literal["barkds"]:
@@ -49,16 +56,21 @@ class RealBarkd:
     @property
     def settings(self) -> str:
         """The lines of the settings."""
-        return f'name = "gate"\naddress = "{self.address}"\ntoken_file = "{self.token_file}"'
+        return (
+            f'name = "gate"\naddress = "{self.address}"\ntoken_file = "{self.token_file}"\n'
+            f"ark_instant_sats = {ARK_INSTANT_SATS}"
+        )
 
     async def pay(self, invoice: str) -> bytes:
         """Pays an invoice; gives the preimage."""
         said = await run_command([*shlex.split(self.pay_command), invoice])
         return bytes.fromhex(json.loads(said)["payment_preimage"])
 
-    async def run(self, command: str) -> None:
-        """Runs one of the other commands."""
-        await run_command(shlex.split(command))
+    async def run(self, name: str, *arguments: str) -> None:
+        """Runs one of the optional commands; skips the test where it is not there."""
+        if name not in self.commands:
+            pytest.skip(f"{OPTIONAL[name]} is not set")
+        await run_command([*shlex.split(self.commands[name]), *arguments])
 
 
 def configured() -> RealBarkd | str:
@@ -67,4 +79,5 @@ def configured() -> RealBarkd | str:
     if missing:
         return MISSING.format(missing=", ".join(missing))
     address, token_file, pay = (os.environ[name] for name in NEEDED)
-    return RealBarkd(address, Path(token_file), pay, os.environ.get(RESTART), os.environ.get(RESTART_SERVER))
+    commands = {word: os.environ[name] for word, name in OPTIONAL.items() if os.environ.get(name)}
+    return RealBarkd(address, Path(token_file), pay, commands)

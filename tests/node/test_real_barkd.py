@@ -10,7 +10,7 @@ from arkgate.core.ledger import Cursor, InvoiceState
 from arkgate.core.money import sats
 from arkgate.nodes.barkd import BarkdNode
 from arkgate.ports import Demands, Invoice, NodeEvent, Verdict
-from tests.node.real_barkd import RESTART, RESTART_SERVER, RealBarkd, configured
+from tests.node.real_barkd import ARK_INSTANT_SATS, RealBarkd, configured
 from tests.node.staged_real import staged_with
 from tests.stage import Credential, Stage, eventually, run
 
@@ -94,33 +94,106 @@ def test_a_challenge_and_a_session_are_paid_and_buy_calls(tmp_path: Path, real: 
     run(asyncio.wait_for(story(), 120))
 
 
-@pytest.mark.parametrize("which", [RESTART, RESTART_SERVER])
-def test_a_restart_between_invoice_and_payment_loses_nothing(
-    tmp_path: Path, real: RealBarkd, which: str
-) -> None:
-    command = real.restart_command if which == RESTART else real.restart_server_command
-    if command is None:
-        pytest.skip(f"{which} is not set")
+def test_a_session_is_paid_over_ark_and_a_coin_is_credited_once(tmp_path: Path, real: RealBarkd) -> None:
+    async def story() -> None:
+        async with staged_with(real, tmp_path) as stage:
+            token, funding = await session_of(stage)
+            await real.run("PAY_ARK", funding["ark_address"], "6000")
+            await has(stage, token, 6_000)
+            await real.run("PAY_ARK", funding["ark_address"], "500")
+            await has(stage, token, 6_500)
 
+            assert (await stage.chat(token)).status_code == 200
+            assert await stage.verify() == []
+
+    run(asyncio.wait_for(story(), 120))
+
+
+def test_a_large_ark_payment_is_credited_when_a_round_has_made_it_final(
+    tmp_path: Path, real: RealBarkd
+) -> None:
+    async def story() -> None:
+        async with staged_with(real, tmp_path) as stage:
+            token, funding = await session_of(stage)
+            await real.run("PAY_ARK", funding["ark_address"], str(ARK_INSTANT_SATS + 1_000))
+
+            async def waits() -> bool:
+                status = (await stage.http.get(f"/v1/sessions/{funding['session_id']}")).json()
+                return bool(status["status"] == "awaiting_finality")
+
+            await eventually(waits, 60)
+            assert (await stage.balance(token))["balance_sats"] == 0
+
+            async def final() -> bool:
+                await real.run("MINE")
+                await asyncio.sleep(1)
+                return bool((await stage.balance(token))["balance_sats"] == ARK_INSTANT_SATS + 1_000)
+
+            await eventually(final, 240)
+            assert await stage.verify() == []
+
+    run(asyncio.wait_for(story(), 360))
+
+
+@pytest.mark.parametrize("way", ["ark", "lightning"])
+@pytest.mark.parametrize("with_server", [False, True])
+def test_what_was_paid_while_barkd_was_down_is_credited(
+    tmp_path: Path, real: RealBarkd, way: str, with_server: bool
+) -> None:
+    async def story() -> None:
+        async with staged_with(real, tmp_path) as stage:
+            token, funding = await session_of(stage)
+            await real.run("STOP")
+            if way == "ark":
+                await real.run("PAY_ARK", funding["ark_address"], "6000")
+                paying = None
+            else:
+                paying = asyncio.create_task(real.pay(funding["lightning_invoice"]))
+                await asyncio.sleep(3)
+            if with_server:
+                await real.run("RESTART_SERVER")
+            await real.run("START")
+
+            await has(stage, token, 6_000)
+            if paying is not None:
+                await paying
+            assert await stage.verify() == []
+
+    run(asyncio.wait_for(story(), 300))
+
+
+def test_what_is_paid_after_its_server_restarted_is_credited_soon(tmp_path: Path, real: RealBarkd) -> None:
     async def story() -> None:
         async with staged_with(real, tmp_path) as stage:
             challenge = (await stage.chat()).json()
-            session = (await stage.http.post("/v1/sessions", json={"amount_sats": 6_000})).json()
-            await real.run(command)
+            token, funding = await session_of(stage)
+            await real.run("RESTART_SERVER")
             await sells(stage)
             paid = await real.pay(challenge["invoice"])
-            await real.pay(session["funding"]["lightning_invoice"])
-            token = {"Authorization": f"Bearer {session['token']}"}
+            await real.pay(funding["lightning_invoice"])
 
-            async def active() -> bool:
-                return bool((await stage.balance(token))["balance_sats"] == 6_000)
-
-            await eventually(active, 60)  # by itself barkd would not know for two minutes
+            await has(stage, token, 6_000)  # by itself barkd would not know for two minutes
             credential = Credential(challenge["macaroon"], paid.hex(), challenge["invoice"])
             assert (await stage.chat(credential.header)).status_code == 200
             assert await stage.verify() == []
 
     run(asyncio.wait_for(story(), 300))
+
+
+async def session_of(stage: Stage) -> tuple[dict[str, str], dict[str, str]]:
+    """A new session's token as a header, and where it may be paid, with its id."""
+    answer = await stage.http.post("/v1/sessions", json={"amount_sats": 6_000})
+    assert answer.status_code == 201, answer.text
+    opened = answer.json()
+    funding = opened["funding"] | {"session_id": opened["session_id"]}
+    return {"Authorization": f"Bearer {opened['token']}"}, funding
+
+
+async def has(stage: Stage, token: dict[str, str], balance_sats: int) -> None:
+    async def so() -> bool:
+        return bool((await stage.balance(token))["balance_sats"] == balance_sats)
+
+    await eventually(so, 90)
 
 
 async def sells(stage: Stage) -> None:

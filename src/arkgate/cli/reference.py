@@ -47,7 +47,10 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         ),
         "address": "`host:port` of its gRPC; of the REST of `barkd`.",
         "tls_cert_file": "The certificate that is trusted, and no other. Read again when it is renewed.",
-        "macaroon_file": "What opens it. [The least that is needed](nodes/lnd.md#permissions).",
+        "macaroon_file": (
+            "What opens it. [The least that is needed](nodes/lnd.md#permissions); "
+            "[of waved](nodes/waved.md#macaroon) its `admin.macaroon`."
+        ),
         "ca_cert_file": "The node's `ca.pem`, which is trusted. Read again when it is renewed.",
         "client_cert_file": "Its `client.pem`. [What it may do](nodes/cln.md#what-its-key-may-do).",
         "client_key_file": "Its `client-key.pem`: who can read it can spend.",

@@ -32,6 +32,9 @@ keys_file = "arkgate-keys.json"      # made on the first start; back it up apart
 #   address = "127.0.0.1:3000"
 #   token_file = "~/.bark/auth_token"
 #   ark_addresses = true               # sessions may be paid to Ark addresses of it, too
+# A waved (docs/nodes/waved.md), which has waved's own tls.cert and admin.macaroon in its two files:
+#   kind = "waved"
+#   address = "127.0.0.1:10029"
 [[nodes]]
 kind = "lnd"
 address = "127.0.0.1:10009"

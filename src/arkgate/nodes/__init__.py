@@ -11,6 +11,7 @@ from arkgate.nodes.barkd_rest import BearerToken
 from arkgate.nodes.channel import MutualTls, NodeCredentials
 from arkgate.nodes.cln import ClnNode
 from arkgate.nodes.lnd import LndNode
+from arkgate.nodes.waved import WavedNode
 from arkgate.ports import PaymentNode
 
 ARK_SETTINGS: Final = ("lightning", "ark_addresses", "ark_instant_sats")
@@ -58,4 +59,5 @@ NODE_KINDS: Final[dict[str, NodeKind]] = {
         usual_fee=barkd_fees.usual_fee,
         has_ark_addresses=True,
     ),
+    "waved": NodeKind(("tls_cert_file", "macaroon_file"), NodeCredentials, WavedNode),
 }

@@ -33,7 +33,7 @@ _NETWORKS = {"bitcoin": "mainnet", "testnet3": "testnet", "testnet4": "testnet"}
 """The networks whose names differ from BOLT11's."""
 _SPENDING = frozenset({"onchain:write", "oor:write", "vtxo:write", "swap:write"})
 _WAVED = Daemon(
-    listen="rpc.listen",
+    listen="rpc.listenaddr",
     setting="tls_cert_file",
     its_file="tls.cert",
     another="waved shows another certificate than the one in tls_cert_file.",
@@ -120,8 +120,7 @@ class WavedCheckup:
             seen = f"The macaroon may spend ({', '.join(spending)}): waved has none that only receives."
             meaning = "Payers notice nothing; who gets into this host can empty the wallet."
             remedy = (
-                "Bind it to this host with an ipaddr caveat (`lncli constrainmacaroon --ip_address …`), "
-                "and sweep the wallet often."
+                "Bind it to this host with an ipaddr caveat (docs/nodes/waved.md); sweep the wallet often."
             )
             return Check(name, Verdict.WARNING, seen, meaning, remedy)
         return Check(name, Verdict.OK, "The macaroon may make invoices.")

@@ -59,8 +59,8 @@ class SimulatedWaved(GrpcDaemon):
         self.credentials = waved_credentials.issue(self.data_dir, self.root_keys[credentials.ROOT_KEY_ID])
         self.wallet_state: daemon_pb2.WalletState.ValueType = _READY
         self.operator_up = True
-        self.believes_connected = True
-        """What it says of its operator, right or not."""
+        self.believes_connected: bool | None = None
+        """What it says of its operator, right or not; None: what is so."""
         self.floor_sats = FLOOR_SATS
         """Below it an invoice is the operator's, and what comes in a credit."""
         self.most_sats = 0
@@ -327,16 +327,17 @@ class SimulatedWaved(GrpcDaemon):
 
     def information(self) -> daemon_pb2.GetInfoResponse:
         """The answer of GetInfo."""
+        connected = self.operator_up if self.believes_connected is None else self.believes_connected
         answer = daemon_pb2.GetInfoResponse(
             version=self.habits.version,
             commit="simulated",
             network="regtest",
             block_height=100,
-            server_connected=self.operator_up and self.believes_connected,
+            server_connected=connected,
             wallet_type="lwwallet",
             wallet_state=self.wallet_state,
         )
-        if self.believes_connected:
+        if connected:
             answer.server_info.dust_limit = min(330, self.floor_sats)
             answer.server_info.min_vtxo_amount_sat = self.floor_sats
             answer.server_info.max_vtxo_amount = self.most_sats
