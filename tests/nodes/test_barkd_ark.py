@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from tests.nodes.promises import following
 from tests.nodes.test_barkd_node import play
-from tests.nodes.test_payment_nodes import following
 from tests.stage import eventually
 
 from arkgate.core.bark_address import read_bark_address

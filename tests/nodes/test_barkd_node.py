@@ -8,7 +8,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.nodes.test_payment_nodes import first_event, following, listed, settled, streaming
+from tests.nodes.promises import following, listed, settled
+from tests.nodes.test_payment_nodes import first_event, streaming
 from tests.stage import eventually, run
 
 from arkgate.core.errors import NodeUnavailable

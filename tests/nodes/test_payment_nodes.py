@@ -1,23 +1,35 @@
-"""The promises of `ports.PaymentNode`, kept by every kind of node against a simulated daemon.
+"""The promises of `ports.PaymentNode`, kept by every kind of node against a simulated daemon that misbehaves.
 
 A further kind of node is added to KINDS with what builds it, and must pass all of this.
 """
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from tests.nodes.promises import (
+    BARKD,
+    PROMISES,
+    WAVED,
+    Promise,
+    Scene,
+    Traits,
+    following,
+    keep,
+    listed,
+    settled,
+    told_amount,
+)
 from tests.stage import eventually, run
 
 from arkgate.core.errors import NodeUnavailable
-from arkgate.core.ledger import Cursor, InvoiceState, Settlement
+from arkgate.core.ledger import Cursor, InvoiceState
 from arkgate.core.money import Msat, sats
 from arkgate.nodes.barkd import BarkdNode, Paces
 from arkgate.nodes.barkd_rest import BearerToken
@@ -26,9 +38,7 @@ from arkgate.nodes.cln import ClnNode
 from arkgate.nodes.lnd import LndNode
 from arkgate.nodes.waved import WavedNode
 from arkgate.ports import Holdings, Invoice, InvoiceStatus, NodeEvent, PaymentNode
-from arkgate.simulator import waved
 from arkgate.simulator.barkd import SimulatedBarkd
-from arkgate.simulator.barkd_wallet import EXPIRY_SECONDS
 from arkgate.simulator.cln import SimulatedCln
 from arkgate.simulator.daemon import GrpcDaemon, SimulatedDaemon
 from arkgate.simulator.habits import Lie
@@ -57,27 +67,11 @@ class Kind:
     """The method that makes an invoice."""
     looking_up: str
     balance: str
-    expiry_seconds: int = 600
-    """How long invoices live for which 600 were asked for."""
-    waives: frozenset[str] = frozenset()
-    """What the port's promises leave to the node, and this kind does not do."""
+    traits: Traits = Traits()  # noqa: RUF009 - frozen
 
     def does(self, what: str) -> bool:
-        """Whether this kind does what the port leaves to the node."""
-        assert what in LEFT_TO_THE_NODE
-        return what not in self.waives
-
-
-LEFT_TO_THE_NODE = {
-    "keeps the expiry that was asked for",
-    "tells what is paid to the msat",
-    "tells what is paid above the invoice",
-    "remembers what was cancelled",
-    "has a cursor",
-    "has TLS",
-    "has a chain of its own",
-    "names the hash beside the invoice",
-}
+        """See `Traits`."""
+        return self.traits.does(what)
 
 
 def _lnd(daemon: SimulatedDaemon, secret: Path | None) -> LndNode:
@@ -159,15 +153,7 @@ _WAVED = Kind(
     making="Recv",
     looking_up="GetSwap",
     balance="Balance",
-    expiry_seconds=waved.EXPIRY_SECONDS,
-    waives=frozenset(
-        {
-            "keeps the expiry that was asked for",
-            "tells what is paid to the msat",
-            "tells what is paid above the invoice",
-            "has a chain of its own",
-        }
-    ),
+    traits=WAVED,
 )
 KINDS: dict[str, Kind] = {
     "lnd": Kind(
@@ -196,8 +182,7 @@ KINDS: dict[str, Kind] = {
         making="POST /lightning/receives/invoice",
         looking_up="GET /lightning/receives/{identifier}",
         balance="GET /wallet/balance",
-        expiry_seconds=EXPIRY_SECONDS,
-        waives=frozenset(LEFT_TO_THE_NODE - {"tells what is paid above the invoice"}),
+        traits=BARKD,
     ),
     "waved": _WAVED,
     "waved with credits": replace(_WAVED, daemon=lambda simulation: simulation.waveds[0]),
@@ -242,28 +227,6 @@ async def invoice_of(node: PaymentNode, amount_sats: int = 50) -> Invoice:
     return await node.create_invoice(sats(amount_sats), preimage=preimage, memo="a call", expiry_seconds=600)
 
 
-async def listed(node: PaymentNode, created_after_ms: int = 0) -> list[Settlement]:
-    told = [payment async for payment in node.settled_since(created_after_ms)]
-    return [payment for payment in told if isinstance(payment, Settlement)]
-
-
-@contextlib.asynccontextmanager
-async def following(node: PaymentNode, since: Cursor = Cursor()) -> AsyncIterator[list[NodeEvent]]:  # noqa: B008 - frozen
-    """Collects events until the block ends."""
-    events: list[NodeEvent] = []
-
-    async def follow() -> None:
-        async for event in node.events(since):
-            events.append(event)
-
-    task = asyncio.create_task(follow())
-    try:
-        yield events
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def first_event(node: PaymentNode) -> NodeEvent | None:
     """The first event of a new stream; None when it ends without one."""
     return await anext(aiter(node.events(Cursor())), None)
@@ -280,72 +243,21 @@ async def streaming(gate: SimulatedDaemon) -> None:
     await eventually(is_open)
 
 
-async def settled(events: list[NodeEvent], count: int) -> list[Settlement]:
-    """The settlements among the events, once there are so many."""
-
-    def found() -> list[Settlement]:
-        return [event.settlement for event in events if event.settlement is not None]
-
-    async def enough() -> bool:
-        return len(found()) >= count
-
-    await eventually(enough)
-    return found()
-
-
-def test_an_invoice_is_for_what_was_asked(tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+def test_it_keeps_its_promises(tmp_path: Path, kind: Kind, promise: Promise) -> None:
     async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        invoice = await invoice_of(node)
+        async def pay(invoice: str) -> bytes:
+            return (await simulation.pay(invoice)).preimage
 
-        assert invoice.node == "gate"
-        assert invoice.amount == 50_000
-        assert invoice.payment_request.startswith("lnbcrt500n1")
-        lives_ms = 1000 * kind.expiry_seconds
-        assert invoice.expires_at_ms - invoice.created_at_ms in range(lives_ms, lives_ms + 1001)
-        row = gate.invoice(invoice.payment_hash)
-        assert row is not None
-        assert (row.memo, row.amount_msat, row.private) == ("a call", 50_000, False)
-
-    play(tmp_path, kind, story)
-
-
-def test_a_node_that_is_given_no_preimage_draws_one(tmp_path: Path, kind: Kind) -> None:
-    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        invoice = await node.create_invoice(sats(50), preimage=None, memo="a call", expiry_seconds=600)
-        paid = await simulation.pay(invoice.payment_request)
-
-        assert hashlib.sha256(paid.preimage).digest() == invoice.payment_hash
-        status = await node.look_up(invoice.payment_hash)
-        assert status is not None
-        assert status.state is InvoiceState.SETTLED
-
-    play(tmp_path, kind, story)
-
-
-def test_a_node_that_draws_its_preimages_takes_no_other(tmp_path: Path, kind: Kind) -> None:
-    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        preimage = secrets.token_bytes(32)
-        making = node.create_invoice(sats(50), preimage=preimage, memo="a call", expiry_seconds=600)
-        if node.draws_preimages:
-            with pytest.raises(ValueError, match="draws"):
-                await making
-            assert gate.peer.invoices == {}
-        else:
-            assert (await making).payment_hash == hashlib.sha256(preimage).digest()
-
-    play(tmp_path, kind, story)
-
-
-def test_the_tag_at_the_end_of_a_long_memo_survives(tmp_path: Path, kind: Kind) -> None:
-    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        invoice = await node.create_invoice(
-            sats(1), preimage=None, memo="ä" * 700 + "[the tag]", expiry_seconds=60
+        scene = Scene(
+            node=node,
+            traits=kind.traits,
+            pay=pay,
+            opened_by=lambda secret: kind.build(gate, secret),
+            secret=kind.secret(gate),
+            settling_seconds=0.2,
         )
-
-        row = gate.invoice(invoice.payment_hash)
-        assert row is not None
-        assert row.memo.endswith("ää[the tag]")
-        assert len(row.memo.encode()) <= 639
+        await keep(promise, scene, tmp_path)
 
     play(tmp_path, kind, story)
 
@@ -361,9 +273,8 @@ def test_a_look_up_tells_open_settled_and_cancelled_apart(tmp_path: Path, kind: 
         assert status is not None
         assert status.settlement is not None
         assert status.state is InvoiceState.SETTLED
-        told_msat = 52_000 if kind.does("tells what is paid above the invoice") else 50_000
-        told_msat = 52_777 if kind.does("tells what is paid to the msat") else told_msat
-        assert status.settlement.amount_paid == told_msat
+        told = told_amount(kind.traits, invoiced=Msat(50_000), paid=Msat(52_777))
+        assert status.settlement.amount_paid == told
         assert status.settlement.memo == "a call"
         assert abs(status.settlement.settled_at_ms / 1000 - simulation.network.now()) < 60
         assert await node.look_up(unpaid.payment_hash) == InvoiceStatus(InvoiceState.OPEN)
@@ -371,15 +282,6 @@ def test_a_look_up_tells_open_settled_and_cancelled_apart(tmp_path: Path, kind: 
         assert await node.look_up(cancelled.payment_hash) == ended
         simulation.skip_seconds(1 + (unpaid.expires_at_ms - unpaid.created_at_ms) // 1000)
         assert await node.look_up(unpaid.payment_hash) == ended
-
-    play(tmp_path, kind, story)
-
-
-def test_an_unknown_hash_is_none_and_no_failure(tmp_path: Path, kind: Kind) -> None:
-    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        for _ in range(4):
-            assert await node.look_up(secrets.token_bytes(32)) is None
-        assert (await invoice_of(node)).amount == 50_000
 
     play(tmp_path, kind, story)
 
@@ -412,32 +314,6 @@ def test_a_foreign_invoice_is_reported_with_its_own_memo(tmp_path: Path, kind: K
     play(tmp_path, kind, story)
 
 
-def test_events_after_a_cursor_are_told_again_and_new_ones_as_they_happen(tmp_path: Path, kind: Kind) -> None:
-    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        invoices = [await invoice_of(node) for _ in range(5)]
-        async with following(node) as events:
-            await streaming(gate)
-            for invoice in invoices[:2]:
-                await simulation.pay(invoice.payment_request)
-            await settled(events, 2)
-            reached = max((event.cursor for event in events), key=lambda cursor: cursor.settle_index)
-        await eventually(lambda: no_stream(gate))
-        for invoice in invoices[2:4]:
-            await simulation.pay(invoice.payment_request)
-
-        async with following(node, reached) as events:
-            again = invoices[2:4] if kind.does("has a cursor") else invoices[:4]
-            await settled(events, len(again))
-            await streaming(gate)
-            await simulation.pay(invoices[4].payment_request)
-            found = await settled(events, len(again) + 1)
-            assert [one.payment_hash for one in found] == [one.payment_hash for one in (*again, invoices[4])]
-            last = max(event.cursor.settle_index for event in events)
-            assert (last > reached.settle_index) == kind.does("has a cursor")
-
-    play(tmp_path, kind, story)
-
-
 def test_a_stream_that_is_cut_raises_and_a_new_one_works(tmp_path: Path, kind: Kind) -> None:
     async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
         following_on = asyncio.create_task(first_event(node))
@@ -452,20 +328,6 @@ def test_a_stream_that_is_cut_raises_and_a_new_one_works(tmp_path: Path, kind: K
         await simulation.pay(invoice.payment_request)
         event = await again
         assert event is not None
-
-    play(tmp_path, kind, story)
-
-
-def test_every_settled_invoice_is_listed_over_all_pages(tmp_path: Path, kind: Kind) -> None:
-    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        invoices = [await invoice_of(node) for _ in range(3 * PAGE_INVOICES)]
-        paid = invoices[:: PAGE_INVOICES - 1]
-        for invoice in reversed(paid):
-            await simulation.pay(invoice.payment_request)
-
-        found = [settlement.payment_hash for settlement in await listed(node)]
-        assert sorted(found) == sorted(invoice.payment_hash for invoice in paid)
-        assert await listed(node, invoices[0].created_at_ms + HOUR_MS) == []
 
     play(tmp_path, kind, story)
 
@@ -633,38 +495,3 @@ def test_a_node_that_catches_up_with_the_chain_is_not_ready(tmp_path: Path, kind
         assert gate.habits.version in synced.version
 
     play(tmp_path, kind, story, everything=True)
-
-
-def test_a_wrong_secret_is_told_apart_from_a_node_that_is_down(tmp_path: Path, kind: Kind) -> None:
-    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        health = await node.health()
-        with pytest.raises(NodeUnavailable):
-            await invoice_of(node)
-
-        assert (health.ready, health.state) == (False, "refused")
-
-    wrong = tmp_path / "wrong.secret"
-    wrong.write_bytes(b"nonsense")
-    play(tmp_path, kind, story, secret=wrong)
-
-
-@pytest.mark.parametrize("content", [None, b""])
-def test_a_missing_or_empty_secret_is_a_refusal_until_it_is_there(
-    tmp_path: Path, kind: Kind, content: bytes | None
-) -> None:
-    secret = tmp_path / "later.secret"
-    if content is not None:
-        secret.write_bytes(content)
-
-    async def story(simulation: Simulation, gate: SimulatedDaemon, node: PaymentNode) -> None:
-        health = await node.health()
-        with pytest.raises(NodeUnavailable, match=r"later\.secret"):
-            await invoice_of(node)
-        with pytest.raises(NodeUnavailable, match=r"later\.secret"):
-            await first_event(node)
-
-        assert (health.ready, health.state) == (False, "refused")
-        secret.write_bytes(kind.secret(gate).read_bytes())
-        assert (await invoice_of(node)).amount == Msat(50_000)
-
-    play(tmp_path, kind, story, secret=secret)

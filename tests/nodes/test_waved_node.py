@@ -7,7 +7,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.nodes.test_payment_nodes import first_event, following, listed, settled, streaming
+from tests.nodes.promises import following, listed, settled
+from tests.nodes.test_payment_nodes import first_event, streaming
 from tests.stage import eventually, run
 
 from arkgate._proto.waved import daemon_pb2, wallet_pb2
