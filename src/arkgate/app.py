@@ -237,7 +237,7 @@ def _desks(
 def _node(settings: NodeSettings, clock: Clock) -> PaymentNode:
     kind = NODE_KINDS[settings.kind]
     name = {"tls_server_name": settings.tls_server_name} if kind.has_tls else {}
-    credentials = kind.credentials(address=settings.address, **name, **settings.files)
+    credentials = kind.credentials(address=settings.address, **name, **settings.files, **settings.urls)
     return kind.build(
         settings.name,
         settings.number,

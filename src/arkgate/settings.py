@@ -50,6 +50,8 @@ class NodeSettings:
     address: str
     files: Mapping[str, Path]
     """What opens it, by the names of the settings."""
+    urls: Mapping[str, str]
+    """Services beside it, by the names of the settings."""
     tls_server_name: str | None
     network: str | None
     minimum: Msat
@@ -221,6 +223,7 @@ class _Reader:
             number=int(table.number("number", 0, 0, 0xFFFF)),
             address=table.text("address"),
             files={name: table.file(name) for name in kind.files},
+            urls={name: table.service(name) for name in kind.urls},
             tls_server_name=(
                 (table.text("tls_server_name", kind.tls_server_name) or None) if kind.has_tls else None
             ),

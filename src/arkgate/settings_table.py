@@ -32,6 +32,16 @@ def is_port(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,5}", text) is not None and 1 <= int(text) <= 0xFFFF
 
 
+def _is_url(text: str) -> bool:
+    """Whether a text is a URL of HTTP, and nothing but a base."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    return bool(usable) and "?" not in text and "#" not in text
+
+
 class _Missing:
     """Stands for a default that is not there."""
 
@@ -207,14 +217,17 @@ class Table:
     def url(self, name: str, default: str) -> str:
         self._note(name, "a URL", default)
         text = self.text(name, default)
-        try:
-            parts = urlsplit(text)
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or "?" in text or "#" in text:
+        if not _is_url(text):
             self._wrong(name, "must be the address that payers use, like https://api.example.com")
             return default
+        return text
+
+    def service(self, name: str) -> str:
+        """The base URL of a service that is called, without a slash at its end."""
+        self._note(name, "a URL", _REQUIRED)
+        text = self.text(name).rstrip("/")
+        if text and not _is_url(text):
+            self._wrong(name, "must be a URL, like https://api.example.com")
         return text
 
     def networks(self, name: str) -> tuple[Network, ...]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from arkgate.core.money import Msat, sats
-from arkgate.nodes import barkd_fees
+from arkgate.nodes import barkd_fees, fulmine_boltz
 from arkgate.nodes.barkd import BarkdNode
 from arkgate.nodes.barkd_rest import BearerToken
 from arkgate.nodes.channel import MutualTls, NodeCredentials
 from arkgate.nodes.cln import ClnNode
+from arkgate.nodes.fulmine import FulmineCredentials, FulmineNode
 from arkgate.nodes.lnd import LndNode
 from arkgate.nodes.waved import WavedNode
 from arkgate.ports import PaymentNode
@@ -24,7 +25,7 @@ class NodeKind:
 
     files: tuple[str, ...]
     """The settings that name its files; they are fields of its credentials, too."""
-    credentials: Callable[..., NodeCredentials | MutualTls | BearerToken]
+    credentials: Callable[..., NodeCredentials | MutualTls | BearerToken | FulmineCredentials]
     build: Callable[..., PaymentNode]
     has_tls: bool = True
     """Whether it is reached over TLS; else in plain text, which belongs on private networks."""
@@ -35,6 +36,9 @@ class NodeKind:
     usual_fee: Callable[[Msat], Msat] = lambda _: Msat(0)
     """What its service usually keeps of a payment."""
 
+    urls: tuple[str, ...] = ()
+    """The settings that name services beside it; they are fields of its credentials, too."""
+
     has_ark_addresses: bool = False
     """Whether it is a `ports.ArkWallet`, too."""
 
@@ -42,7 +46,7 @@ class NodeKind:
     def settings(self) -> tuple[str, ...]:
         """The settings that not every kind has."""
         tls = ("tls_server_name",) if self.has_tls else ()
-        return (*self.files, *tls, *(ARK_SETTINGS if self.has_ark_addresses else ()))
+        return (*self.files, *self.urls, *tls, *(ARK_SETTINGS if self.has_ark_addresses else ()))
 
 
 NODE_KINDS: Final[dict[str, NodeKind]] = {
@@ -58,6 +62,15 @@ NODE_KINDS: Final[dict[str, NodeKind]] = {
         minimum=barkd_fees.MINIMUM,
         usual_fee=barkd_fees.usual_fee,
         has_ark_addresses=True,
+    ),
+    "fulmine": NodeKind(
+        ("macaroon_file",),
+        FulmineCredentials,
+        FulmineNode,
+        has_tls=False,
+        minimum=fulmine_boltz.MINIMUM,
+        usual_fee=fulmine_boltz.usual_fee,
+        urls=("boltz_url",),
     ),
     "waved": NodeKind(("tls_cert_file", "macaroon_file"), NodeCredentials, WavedNode),
 }

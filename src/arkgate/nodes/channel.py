@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -56,6 +57,14 @@ class NodeCredentials:
     """A name in the certificate, where the address is not."""
 
 
+class HasMacaroon(Protocol):
+    """What is opened by a macaroon."""
+
+    @property
+    def macaroon_file(self) -> Path:
+        """Where the macaroon is, binary."""
+
+
 @dataclass(frozen=True, slots=True)
 class MutualTls:
     """Where a node is that knows its clients by a certificate. Files are read as in NodeCredentials."""
@@ -94,6 +103,13 @@ def open_channel(credentials: NodeCredentials, *, pings_seconds: int = PINGS_SEC
     return Channel(channel, _metadata(macaroon), certificate, macaroon)
 
 
+def open_plain_channel(address: str, macaroon_file: Path) -> Channel:
+    """As `open_channel`, without TLS: what is between here and there reads and changes everything."""
+    macaroon = read_file(macaroon_file, "macaroon")
+    options = [*_OPTIONS, ("grpc.keepalive_time_ms", PINGS_SECONDS * 1000)]
+    return Channel(grpc.aio.insecure_channel(address, options=options), _metadata(macaroon), b"", macaroon)
+
+
 def open_mutual_channel(credentials: MutualTls) -> Channel:
     """As `open_channel`."""
     ca = read_file(credentials.ca_cert_file, "CA certificate")
@@ -112,7 +128,7 @@ def _secure(
     return grpc.aio.secure_channel(credentials.address, tls, options=options)
 
 
-def with_macaroon_of_now(channel: Channel, credentials: NodeCredentials) -> Channel:
+def with_macaroon_of_now(channel: Channel, credentials: HasMacaroon) -> Channel:
     """The same channel with the macaroon that the file holds now, or as it is where none can be read."""
     try:
         macaroon = read_file(credentials.macaroon_file, "macaroon")

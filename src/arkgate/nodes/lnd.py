@@ -24,6 +24,7 @@ from arkgate.nodes.channel import (
     NodeCredentials,
     PermissionDenied,
     map_grpc_errors,
+    open_channel,
 )
 from arkgate.nodes.invoices import LISTED_BEYOND_SECONDS, InvoiceCheck, cut
 from arkgate.nodes.lnd_checkup import BAKE, LndCheckup
@@ -77,7 +78,12 @@ class LndNode:
         self._clock = clock
         self._page_invoices = page_invoices
         self._calls = MacaroonCalls(
-            name, credentials, timeout_seconds=timeout_seconds, renewed=self._forget_permissions
+            name,
+            credentials,
+            lambda: open_channel(credentials),
+            timeout_seconds=timeout_seconds,
+            tls_files=(credentials.tls_cert_file,),
+            renewed=self._forget_permissions,
         )
         self._invoices = InvoiceCheck(name, clock, network)
         self._permissions_proven = False

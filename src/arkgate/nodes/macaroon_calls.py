@@ -1,6 +1,7 @@
 """gRPC calls to a daemon that knows its clients by macaroons, as LND and waved do."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,12 +10,10 @@ from google.protobuf.message import Message
 
 from arkgate.core.errors import NodeUnavailable
 from arkgate.nodes.channel import (
-    PINGS_SECONDS,
     Channel,
     CredentialsRefused,
-    NodeCredentials,
+    HasMacaroon,
     map_grpc_errors,
-    open_channel,
     with_macaroon_of_now,
 )
 from arkgate.nodes.connection import Connection
@@ -32,21 +31,18 @@ class MacaroonCalls:
     def __init__(
         self,
         node: str,
-        credentials: NodeCredentials,
+        credentials: HasMacaroon,
+        build: Callable[[], Channel],
         *,
         timeout_seconds: float,
+        tls_files: Sequence[Path] = (),
         renewed: Callable[[], None] = lambda: None,
-        pings_seconds: int = PINGS_SECONDS,
     ) -> None:
         self._node = node
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._renewed = renewed
-        self.connection = Connection(
-            lambda: open_channel(credentials, pings_seconds=pings_seconds),
-            (credentials.tls_cert_file,),
-            closed=renewed,
-        )
+        self.connection = Connection(build, tls_files, closed=renewed)
 
     async def unary(
         self, stub: Stub, method: str, request: Message, action: str, *, timeout: float | None = None

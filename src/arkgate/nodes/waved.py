@@ -16,7 +16,13 @@ from arkgate._proto.waved import wallet_pb2 as wallet
 from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import Cursor, InvoiceState, Settlement
 from arkgate.core.money import Msat, sats
-from arkgate.nodes.channel import CredentialsRefused, CredentialsUnreadable, NodeCredentials, PermissionDenied
+from arkgate.nodes.channel import (
+    CredentialsRefused,
+    CredentialsUnreadable,
+    NodeCredentials,
+    PermissionDenied,
+    open_channel,
+)
 from arkgate.nodes.invoices import LISTED_BEYOND_SECONDS, InvoiceCheck, cut
 from arkgate.nodes.macaroon_calls import MacaroonCalls, Stub, code_of
 from arkgate.nodes.waved_checkup import WavedCheckup, network_of
@@ -74,9 +80,10 @@ class WavedNode:
         self._calls = MacaroonCalls(
             name,
             credentials,
+            lambda: open_channel(credentials, pings_seconds=PINGS_SECONDS),
             timeout_seconds=timeout_seconds,
+            tls_files=(credentials.tls_cert_file,),
             renewed=self._forget_permission,
-            pings_seconds=PINGS_SECONDS,
         )
         self._invoices = InvoiceCheck(name, clock, network)
         self._credits = Credits(self._received_since, clock, reread_seconds=reread_seconds)

@@ -56,7 +56,7 @@ class Credits:
     async def _fresh(self, seconds: float) -> None:
         """Reads the activity, unless a reading that is no older than that is there or under way."""
         reading, due_at = self._reading, self._began_at + min(seconds, self._reread_seconds)
-        if reading is None or (reading.done() and time.monotonic() >= due_at):
+        if reading is None or (reading.done() and (reading.result() or time.monotonic() >= due_at)):
             self._began_at = time.monotonic()
             reading = self._reading = asyncio.create_task(self._reread())
         if refusal := await asyncio.shield(reading):

@@ -87,7 +87,7 @@ class SimulatedDaemon(ABC):
 
 
 class GrpcDaemon(SimulatedDaemon):
-    """A node that speaks gRPC over TLS."""
+    """A node that speaks gRPC, over TLS unless it has none."""
 
     pings_seconds: float = PINGS_SECONDS
     """Who pings more often than that is hung up on."""
@@ -100,13 +100,13 @@ class GrpcDaemon(SimulatedDaemon):
     def add_services(self, server: grpc.aio.Server) -> None:
         """Puts the daemon's services on the server that `start` makes."""
 
-    @abstractmethod
-    def server_credentials(self) -> grpc.ServerCredentials:
-        """The TLS of the daemon, as its files are now."""
+    def server_credentials(self) -> grpc.ServerCredentials | None:
+        """The TLS of the daemon, as its files are now; None: plain text."""
+        return None
 
-    @abstractmethod
     def renew_certificate(self) -> None:
         """Makes the TLS files anew; they are shown after the next start."""
+        raise NotImplementedError(f"{self.name} has no TLS")
 
     async def start(self) -> None:
         """Listens; after `stop`, on the same port with the TLS files as they are. Raises PortTaken."""
@@ -119,7 +119,12 @@ class GrpcDaemon(SimulatedDaemon):
         )
         self.add_services(server)
         try:
-            self.port = server.add_secure_port(self.address, self.server_credentials())
+            tls = self.server_credentials()
+            self.port = (
+                server.add_insecure_port(self.address)
+                if tls is None
+                else server.add_secure_port(self.address, tls)
+            )
         except RuntimeError as exc:
             raise PortTaken(self.port, f"the simulated {self.name} node") from exc
         await server.start()

@@ -10,6 +10,7 @@ from arkgate.simulator.barkd import SimulatedBarkd
 from arkgate.simulator.chat import MODELS_DEFAULT, SimulatedChat
 from arkgate.simulator.cln import SimulatedCln
 from arkgate.simulator.daemon import SimulatedDaemon
+from arkgate.simulator.fulmine import SimulatedFulmine
 from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.network import Network
 from arkgate.simulator.rest import rest
@@ -39,6 +40,8 @@ class Simulation:
     """Ark wallets of the gate's owner."""
     waveds: Sequence[SimulatedWaved]
     """Wavelength's Ark wallets of the gate's owner."""
+    fulmines: Sequence[SimulatedFulmine]
+    """Fulmines of the gate's owner, each with a Boltz."""
 
     @property
     def payer_rest_url(self) -> str:
@@ -82,6 +85,7 @@ class Simulation:
         clns: Sequence[str] = (),
         barkds: Sequence[str] = (),
         waveds: Sequence[str] = (),
+        fulmines: Sequence[str] = (),
     ) -> AsyncIterator["Simulation"]:
         """Runs until the block ends; port 0 takes any free one. Raises PortTaken, which names the port.
 
@@ -97,8 +101,19 @@ class Simulation:
             lightnings = [SimulatedCln(network, name, data_dir=data_dir) for name in clns]
             wallets = [SimulatedBarkd(network, name, data_dir=data_dir) for name in barkds]
             waves = [SimulatedWaved(network, name, data_dir=data_dir) for name in waveds]
+            lightning_bolts = [SimulatedFulmine(network, name, data_dir=data_dir) for name in fulmines]
+            for one in lightning_bolts:
+                await stack.enter_async_context(one.boltz.running())
             network.resume()
-            daemons: list[SimulatedDaemon] = [gate, payer, *others, *lightnings, *wallets, *waves]
+            daemons: list[SimulatedDaemon] = [
+                gate,
+                payer,
+                *others,
+                *lightnings,
+                *wallets,
+                *waves,
+                *lightning_bolts,
+            ]
             for node in daemons:
                 await node.start()
                 stack.push_async_callback(node.stop)
@@ -118,4 +133,5 @@ class Simulation:
                 clns=lightnings,
                 barkds=wallets,
                 waveds=waves,
+                fulmines=lightning_bolts,
             )
