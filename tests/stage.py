@@ -18,6 +18,7 @@ from arkgate.core.ledger import Finding
 from arkgate.simulator.barkd import SimulatedBarkd
 from arkgate.simulator.cln import SimulatedCln
 from arkgate.simulator.daemon import SimulatedDaemon
+from arkgate.simulator.fulmine import SimulatedFulmine
 from arkgate.simulator.lnd import SimulatedNode
 from arkgate.simulator.simulation import Simulation
 from arkgate.simulator.waved import SimulatedWaved
@@ -58,6 +59,7 @@ def write_settings(
         *simulation.clns,
         *simulation.barkds,
         *simulation.waveds,
+        *simulation.fulmines,
     ]
     tables = {
         "[gateway]": f'listen = "127.0.0.1:{port}"\noperator_listen = "127.0.0.1:{operator_port}"',
@@ -99,6 +101,8 @@ def _files(node: SimulatedDaemon) -> str:
             f'kind = "waved"\ntls_cert_file = "{node.credentials.tls_cert}"\n'
             f'macaroon_file = "{node.credentials.admin_macaroon}"'
         )
+    if isinstance(node, SimulatedFulmine):
+        return f'kind = "fulmine"\nmacaroon_file = "{node.admin_macaroon}"\nboltz_url = "{node.boltz.url}"'
     assert isinstance(node, SimulatedNode)
     return (
         f'tls_cert_file = "{node.credentials.tls_cert}"\n'

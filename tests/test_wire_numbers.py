@@ -1,8 +1,9 @@
 """What our protos say on the wire, against a table of the daemons' own names, numbers and types.
 
 A trimmed proto with a wrong number compiles, and talks nonsense to the daemon. Every line of `proto/wire.txt`
-stands in the compiled protos of lnd 90ea05d5, Core Lightning 090f4b0e or Wavelength b7de4da0, those of
-`macaroonpb` in macaroon-bakery's; a change of ours shows as a difference: compare its line again.
+stands in the compiled protos of lnd 90ea05d5, Core Lightning 090f4b0e, Wavelength b7de4da0 or Fulmine
+b4461e8b, those of `macaroonpb` in macaroon-bakery's; a change of ours shows as a difference: compare its line
+again.
 """
 
 import importlib
@@ -72,4 +73,5 @@ def test_the_table_is_not_empty_of_any_daemon() -> None:
         "wavewalletrpc",
         "swapclientrpc",
         "waverpc",
+        "fulmine",
     } <= packages

@@ -49,17 +49,19 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "tls_cert_file": "The certificate that is trusted, and no other. Read again when it is renewed.",
         "macaroon_file": (
             "What opens it. [The least that is needed](nodes/lnd.md#permissions); "
-            "[of waved](nodes/waved.md#macaroon) its `admin.macaroon`."
+            "of [waved](nodes/waved.md#macaroon) and [Fulmine](nodes/fulmine.md#macaroon): all."
         ),
         "ca_cert_file": "The node's `ca.pem`, which is trusted. Read again when it is renewed.",
         "client_cert_file": "Its `client.pem`. [What it may do](nodes/cln.md#what-its-key-may-do).",
         "client_key_file": "Its `client-key.pem`: who can read it can spend.",
         "token_file": "barkd's `auth_token`: who can read it can spend. Read again when it is refused.",
+        "boltz_url": "The Boltz that Fulmine uses, without `/v2`: it is asked for limits and fees.",
         "tls_server_name": "A name in the certificate, where the address is not one. With kind `cln`: `cln`.",
         "network": "Invoices of any other network are refused. Without it, whatever the first one is of.",
         "minimum_sats": (
             "The smallest invoice to ask it for. "
-            "With kind `barkd`: 1000, because of [its fees](nodes/barkd.md#fees)."
+            "With kind `barkd`: 1000, because of [its fees](nodes/barkd.md#fees); "
+            "with `fulmine`: 333, which is [Boltz' least](nodes/fulmine.md#amounts-and-fees)."
         ),
         "maximum_sats": "The largest.",
         "lightning": "Whether it makes invoices. Without it, it serves sessions only, over Ark.",

@@ -35,6 +35,11 @@ keys_file = "arkgate-keys.json"      # made on the first start; back it up apart
 # A waved (docs/nodes/waved.md), which has waved's own tls.cert and admin.macaroon in its two files:
 #   kind = "waved"
 #   address = "127.0.0.1:10029"
+# A Fulmine (docs/nodes/fulmine.md), in plain text, whose Boltz takes 333 sats and more:
+#   kind = "fulmine"
+#   address = "127.0.0.1:7000"
+#   macaroon_file = "fulmine.macaroon"
+#   boltz_url = "https://api.boltz.exchange"
 [[nodes]]
 kind = "lnd"
 address = "127.0.0.1:10009"

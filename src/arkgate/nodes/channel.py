@@ -175,7 +175,7 @@ def map_grpc_errors(node: str, action: str) -> Iterator[None]:
 
 def unavailable(node: str, action: str, error: grpc.aio.AioRpcError) -> NodeUnavailable:
     """The refusal that a failed call becomes."""
-    details = (error.details() or error.code().name).strip()[:200]
+    details = " ".join((error.details() or error.code().name).split())[:200]
     sentence = f"node {node} failed {action}: {details}"
     return _kind(details)(sentence, retry_after_seconds=RETRY_AFTER_SECONDS)
 

@@ -5,6 +5,7 @@ invoice against the limits of the submarine pair although it makes a reverse swa
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Terms:
 
     def kept(self, amount: Msat) -> Msat:
         """What Boltz keeps of an invoice's amount: its percentage, rounded up to a sat, and a flat part."""
-        share = -(-(amount // 1000) * self.percent // 100)
-        return Msat(sats(int(share)) + self.flat)
+        share = math.ceil(amount // 1000 * self.percent / 100)
+        return Msat(sats(share) + self.flat)
 
     def paid_for(self, received: Msat) -> Msat:
         """The largest invoice of which that much arrives: the payer loses nothing to rounding."""

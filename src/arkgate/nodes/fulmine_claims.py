@@ -108,7 +108,10 @@ class Claims:
             return  # change, a payment to the address, or several swaps at once, which Fulmine never claims
         payment_hash = hashlib.sha256(tx.preimages[0]).digest()
         claim = Claim(payment_hash, sats(output.amount_sats), coin.created_at)
-        self._of.setdefault(payment_hash, claim)
+        known = self._of.get(payment_hash)
+        # Whoever forwarded the payment knows the preimage, too, and may put it into a tiny coin of theirs.
+        if known is None or known.received < claim.received:
+            self._of[payment_hash] = claim
 
     async def close(self) -> None:
         """Reads no more."""

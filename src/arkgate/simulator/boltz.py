@@ -1,6 +1,7 @@
 """A simulated Boltz, as far as its terms go: what a payment into the Ark may be, and what it costs."""
 
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from decimal import Decimal
 
@@ -32,7 +33,7 @@ class SimulatedBoltz:
 
     def keeps(self, amount_sats: int) -> int:
         """What it keeps of an invoice, in sats."""
-        return int(-(-amount_sats * self.percent // 100)) + self.flat_sats
+        return math.ceil(amount_sats * self.percent / 100) + self.flat_sats
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
