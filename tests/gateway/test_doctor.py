@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from tests.ports import free_port_base
 from tests.stage import MODEL, Stage, eventually, play, run, staged, write_settings
@@ -73,6 +73,7 @@ def test_beside_a_running_gateway_nothing_fails_and_no_money_changes(tmp_path: P
 
         assert (failures(found), warnings(found)) == ([], [])
         assert found["public URL: request size"].verdict is Verdict.OK
+        assert found["public URL: streaming"].verdict is Verdict.OK
         assert found["books: keys"].seen.endswith("and they belong to these books.")
         assert await stage.balance(token) == before
         assert [(row.amount_msat, row.canceled) for row in made] == [(50_000, True)]
@@ -289,6 +290,8 @@ class Proxy:
     answer: Response | None = None
     """What every request gets in place of the gateway's answer."""
     catalog: Response | None = None
+    buffers: bool = False
+    """Whether it waits for the end of an answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -304,12 +307,19 @@ class Proxy:
         if len(body) > self.body_bytes_max:
             return Response("<html>413 Request Entity Too Large</html>", 413, media_type="text/html")
         headers = {name: value for name, value in request.headers.items() if name not in ("host", self.drops)}
+        if not self.buffers and request.url.path == "/health/stream":
+            return StreamingResponse(self._handed_on(request.url.path), media_type="text/event-stream")
         async with httpx.AsyncClient(timeout=30) as http:
             answer = await http.request(
                 request.method, self.target + request.url.path, content=body, headers=headers
             )
         kept = {name: value for name, value in answer.headers.items() if name != self.drops}
         return Response(answer.content, answer.status_code, headers=kept)
+
+    async def _handed_on(self, path: str) -> AsyncIterator[bytes]:
+        async with httpx.AsyncClient(timeout=30) as http, http.stream("GET", self.target + path) as answer:
+            async for part in answer.aiter_raw():
+                yield part
 
 
 @asynccontextmanager
@@ -339,6 +349,8 @@ REDIRECT = Response(status_code=301, headers={"location": "https://www.example.c
         ),
         (Proxy(drops="authorization"), "credentials", Verdict.FAILURE, "as if it had none"),
         (Proxy(drops="www-authenticate"), "credentials", Verdict.FAILURE, "WWW-Authenticate does not"),
+        (Proxy(), "streaming", Verdict.OK, "arrives so"),
+        (Proxy(buffers=True), "streaming", Verdict.WARNING, "arrives all at once"),
         (
             Proxy(body_bytes_max=64 * 1024),
             "request size",

@@ -191,6 +191,9 @@ def test_health_is_said_briefly_in_public_and_in_sentences_to_the_operator(tmp_p
     async def story(stage: Stage) -> None:
         assert (await stage.http.get("/health")).json() == {"status": "ok"}
         assert (await stage.http.get("/health/live")).json() == {"status": "ok"}
+        stream = await stage.http.get("/health/stream")
+        assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert stream.text.count("data: {") == 4
         ready = await stage.http.get("/health/ready")
         assert ready.status_code == 200
         assert ready.json() == {

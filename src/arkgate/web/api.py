@@ -33,7 +33,16 @@ from arkgate.web.body import read_amount, read_chat
 from arkgate.web.client import ClientAddress
 from arkgate.web.funding import payable_body
 from arkgate.web.guard import Arrival, read_body
-from arkgate.web.respond import json_response, raw_response, standing_headers, timestamp
+from arkgate.web.respond import (
+    STREAM_PAUSE_SECONDS,
+    STREAM_TICKS,
+    json_response,
+    raw_response,
+    standing_headers,
+    streaming_response,
+    ticks,
+    timestamp,
+)
 
 HeaderMap = Mapping[bytes, bytes]
 NO_STORE = [(b"cache-control", b"no-store")]
@@ -86,6 +95,7 @@ class Api:
             Route("/health", self.health, methods=["GET"]),
             Route("/health/live", self.health, methods=["GET"]),
             Route("/health/ready", self.ready, methods=["GET"]),
+            Route("/health/stream", self.stream, methods=["GET"]),
         ]
         return Router(routes=[*priced, *free], redirect_slashes=False)
 
@@ -247,6 +257,10 @@ class Api:
     async def health(self, request: Request) -> Response:
         """`GET /health` and `/health/live`: the process answers."""
         return json_response({"status": "ok"})
+
+    async def stream(self, request: Request) -> Response:
+        """`GET /health/stream`: events with pauses, which show whether a proxy lets streams through."""
+        return streaming_response(ticks(count=STREAM_TICKS, pause_seconds=STREAM_PAUSE_SECONDS))
 
     async def ready(self, request: Request) -> Response:
         """`GET /health/ready`: every dependency with its state; 503 while one of them is not ready."""

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,12 @@ import orjson
 from arkgate.core.catalog import Catalog
 from arkgate.ports import Check, Verdict
 from arkgate.web.guard import BODY_BYTES_MAX
+from arkgate.web.respond import STREAM_PAUSE_SECONDS, STREAM_TICKS
 
 TIMEOUT_SECONDS = 15.0
 NOBODY_BUYS = "Payers cannot reach the gateway: nobody can buy."
 _HEALTH, _READY, _CATALOG, _BALANCE = "/health", "/health/ready", "/v1/catalog", "/v1/balance"
+_STREAM = "/health/stream"
 _UNKNOWN_TOKEN = "ak_" + 32 * "0"
 _NEVER_SERVED = b'{"system_prompt": "%b"}'
 """A body that is refused whoever sends it, before an invoice is made for it."""
@@ -39,7 +42,7 @@ class Outside:
             yield self._running(readiness)
             if not readiness:
                 return
-            for look in (self._reached, self._same, self._credentials, self._sizes):
+            for look in (self._reached, self._same, self._credentials, self._sizes, self._streams):
                 check = await look(http)
                 yield check
                 if look in (self._reached, self._same) and check.verdict is Verdict.FAILURE:
@@ -163,6 +166,34 @@ class Outside:
                 return Check(name, Verdict.WARNING, seen, meaning, f"{remedy}.")
         seen = f"Bodies up to {BODY_BYTES_MAX} bytes arrive; the gateway itself refuses larger ones."
         return Check(name, Verdict.OK, seen)
+
+    async def _streams(self, http: httpx.AsyncClient) -> Check:
+        """Whether what the gateway sends piece by piece arrives piece by piece."""
+        name = "streaming"
+        arrived: list[float] = []
+        content = b""
+        try:
+            async with http.stream("GET", self.public_url + _STREAM) as answer:
+                async for part in answer.aiter_raw():
+                    arrived.append(time.monotonic())
+                    content += part
+        except httpx.HTTPError as error:
+            seen = f"A streamed answer breaks off: {_trouble(error, self.public_url)[0]}"
+            return Check(name, Verdict.WARNING, seen, _STREAMS_LATE, _UNBUFFERED)
+        if answer.status_code != 200 or content.count(b"data:") != STREAM_TICKS:
+            seen = (
+                f"{self.public_url}{_STREAM} answers with status {answer.status_code}, and not with events."
+            )
+            return Check(name, Verdict.WARNING, seen, _STREAMS_LATE, _UNBUFFERED)
+        spread = arrived[-1] - arrived[0]
+        if spread < (STREAM_TICKS - 1) * STREAM_PAUSE_SECONDS / 2:
+            seen = "An answer that is sent piece by piece arrives all at once."
+            return Check(name, Verdict.WARNING, seen, _STREAMS_LATE, _UNBUFFERED)
+        return Check(name, Verdict.OK, "An answer that is sent piece by piece arrives so.")
+
+
+_STREAMS_LATE = "Whoever wants to read an answer while it is written waits for all of it."
+_UNBUFFERED = "Let the proxy hand answers on as they come (nginx: `proxy_buffering off;`, no compression)."
 
 
 def _body(size: int) -> bytes:

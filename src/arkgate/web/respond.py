@@ -1,10 +1,12 @@
 """Builds responses: JSON by orjson, raw header lists, times and amounts as the contract spells them."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import orjson
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from arkgate.core.ledger import Standing
 from arkgate.core.money import whole_sats
@@ -27,6 +29,30 @@ def raw_response(
     response = Response(content, status_code=status)
     response.raw_headers = [*headers, (b"content-length", str(len(content)).encode())]
     return response
+
+
+STREAM_TICKS: Final = 4
+STREAM_PAUSE_SECONDS: Final = 0.25
+STREAM_HEADERS: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),  # nginx buffers answers unless they say this
+)
+
+
+def streaming_response(events: AsyncIterator[bytes]) -> Response:
+    """Server-Sent Events that leave as they come."""
+    response = StreamingResponse(events)
+    response.raw_headers = list(STREAM_HEADERS)
+    return response
+
+
+async def ticks(*, count: int, pause_seconds: float) -> AsyncIterator[bytes]:
+    """Events that say only which one they are, with a pause between them."""
+    for number in range(count):
+        if number:
+            await asyncio.sleep(pause_seconds)
+        yield b'data: {"tick":%d}\n\n' % number
 
 
 def standing_headers(standing: Standing) -> Headers:
