@@ -55,7 +55,7 @@ def test_a_transaction_without_condition_reveals_nothing() -> None:
 def test_each_preimage_is_told_once_and_only_what_is_long_enough_is_one() -> None:
     one, other = secrets.token_bytes(32), secrets.token_bytes(32)
 
-    found = read_virtual_tx(claim(1, SCRIPT, [one, other, one, b"short"])[1])
+    found = read_virtual_tx(claim(1, SCRIPT, [one, other, one, b"short", one + other])[1])
     assert found.preimages == (one, other)
 
 

@@ -143,6 +143,17 @@ def test_another_network_than_in_the_settings_fails(tmp_path: Path) -> None:
     assert examined(tmp_path, network="mainnet")["network"].verdict is Verdict.FAILURE
 
 
+def test_an_ark_server_that_shows_no_transactions_is_a_failure(tmp_path: Path) -> None:
+    def broken(daemon: SimulatedFulmine) -> None:
+        daemon.receive_at_address(1_000)
+        daemon.indexer_behind = True
+
+    lines = examined(tmp_path, broken)
+
+    assert troubles(lines) == ALWAYS | {"payments": Verdict.FAILURE}
+    assert "credited to nobody" in lines["payments"].meaning
+
+
 def test_coins_that_cannot_be_read_are_a_failure(tmp_path: Path) -> None:
     def broken(daemon: SimulatedFulmine) -> None:
         daemon.habits.failures["GetVtxos"] = grpc.StatusCode.INTERNAL

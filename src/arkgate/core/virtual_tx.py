@@ -35,7 +35,7 @@ class VirtualTx:
     txid: str
     outputs: tuple[Output, ...]
     preimages: tuple[bytes, ...]
-    """Those that its inputs reveal, each once; 32 bytes long."""
+    """Those that its inputs reveal, each once: the only element of a condition, 32 bytes long."""
 
 
 def read_virtual_tx(text: str) -> VirtualTx:
@@ -51,8 +51,8 @@ def read_virtual_tx(text: str) -> VirtualTx:
         found: dict[bytes, None] = {}
         for _ in range(inputs):
             for key, value in _map(stream):
-                if key[1:] == _CONDITION:
-                    found |= dict.fromkeys(item for item in _witness(value) if len(item) == PREIMAGE_BYTES)
+                if key[1:] == _CONDITION and [len(item) for item in _witness(value)] == [PREIMAGE_BYTES]:
+                    found[_witness(value)[0]] = None
     except (binascii.Error, EOFError) as error:
         raise VirtualTxError(f"it is cut short or garbled: {error}") from error
     txid = hashlib.sha256(hashlib.sha256(unsigned).digest()).digest()[::-1].hex()

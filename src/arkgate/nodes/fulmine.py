@@ -213,6 +213,7 @@ class FulmineNode:
             self._credentials.address,
             self._credentials.macaroon_file,
             self._boltz,
+            self._claims,
             self._clock,
             self._invoices.network,
             demands,

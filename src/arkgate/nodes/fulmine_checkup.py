@@ -19,6 +19,7 @@ from arkgate.nodes.barkd_fees import is_dear
 from arkgate.nodes.certificate import NO_INVOICES
 from arkgate.nodes.channel import Channel, CredentialsRefused, map_grpc_errors, open_plain_channel
 from arkgate.nodes.fulmine_boltz import Boltz, Terms
+from arkgate.nodes.fulmine_claims import Claims
 from arkgate.ports import Check, Clock, Demands, Invoice, PaymentNode, Verdict
 
 _SEE_LOG = "Look at Fulmine's log."
@@ -42,6 +43,7 @@ class FulmineCheckup:
     address: str
     macaroon_file: Path
     boltz: Boltz
+    claims: Claims
     clock: Clock
     network: str | None
     """The network of the settings, where they name one."""
@@ -173,12 +175,22 @@ class FulmineCheckup:
         name = "payments"
         try:
             async with asyncio.timeout(checkup.CALL_SECONDS):
-                found = [one async for one in self.node.settled_since(0)]
+                await self.claims.read()
         except NodeUnavailable as refusal:
             return Check(name, Verdict.FAILURE, checkup.sentence(refusal), checkup.LATE, _SEE_LOG)
         except TimeoutError:
             return Check(name, Verdict.WARNING, "Its coins take long to read.", checkup.LATE, _SEE_LOG)
-        return Check(name, Verdict.OK, f"Its coins can be read; {len(found)} of them paid an invoice.")
+        found, hidden = len(self.claims.all()), self.claims.hidden
+        if hidden:
+            seen = (
+                f"The Ark server does not show the transactions of {hidden} coins; {found} paid an invoice."
+            )
+            if found:
+                return Check(name, Verdict.WARNING, seen, checkup.LATE, "See whether it catches up.")
+            meaning = "Payments come in and are credited to nobody."
+            remedy = "Use an operator whose indexer shows the transactions of a wallet's coins."
+            return Check(name, Verdict.FAILURE, seen, meaning, remedy)
+        return Check(name, Verdict.OK, f"Its coins can be read; {found} of them paid an invoice.")
 
     @property
     def _open(self) -> Channel:

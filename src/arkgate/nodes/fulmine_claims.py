@@ -42,6 +42,7 @@ class Claims:
         self._node = node
         self._ask = ask
         self._read_coins: set[tuple[str, int]] = set()
+        self._hidden: set[tuple[str, int]] = set()
         self._of: dict[bytes, Claim] = {}
         self._reading: asyncio.Task[NodeUnavailable | None] | None = None
         self._began_at = -float("inf")
@@ -53,6 +54,11 @@ class Claims:
     def all(self) -> Sequence[Claim]:
         """Every claim, in the order in which they were found."""
         return list(self._of.values())
+
+    @property
+    def hidden(self) -> int:
+        """How many coins there are whose transactions the Ark server does not show."""
+        return len(self._hidden)
 
     async def read(self, *, within_seconds: float = 0.0) -> None:
         """Reads the wallet, unless that was begun so shortly ago. Raises NodeUnavailable."""
@@ -82,10 +88,23 @@ class Claims:
         found = {tx.txid: tx for text in answer.txs if (tx := self._tx(text)) is not None}
         for coin in coins:
             tx = found.get(coin.outpoint.txid)
-            if tx is not None:
-                self._note(coin, tx)
-            if tx is not None or time.time() - coin.created_at > PATIENCE_SECONDS:
-                self._read_coins.add(_key(coin))
+            if tx is None:
+                self._miss(coin)
+                continue
+            self._note(coin, tx)
+            self._read_coins.add(_key(coin))
+            self._hidden.discard(_key(coin))
+
+    def _miss(self, coin: fulmine.Vtxo) -> None:
+        """A transaction that is not shown may be later; after a day that is given up, and said."""
+        self._hidden.add(_key(coin))
+        if time.time() - coin.created_at > PATIENCE_SECONDS:
+            self._read_coins.add(_key(coin))
+            log.warning(
+                "the Ark server does not show what made a coin: if it is a payment, nobody is credited",
+                node=self._node,
+                outpoint=f"{coin.outpoint.txid}:{coin.outpoint.vout}",
+            )
 
     def _tx(self, text: str) -> VirtualTx | None:
         try:
