@@ -147,8 +147,8 @@ def test_a_core_lightning_with_a_macaroon_is_refused_in_one_sentence(tmp_path: P
 
     assert problems(tmp_path, text) == [
         (
-            '[[nodes]] macaroon_file is a setting of kind = "lnd"; a node of kind "cln" has '
-            "ca_cert_file and client_cert_file and client_key_file."
+            '[[nodes]] macaroon_file is a setting of kind = "lnd", "fulmine" or "waved"; a node of '
+            'kind "cln" has ca_cert_file and client_cert_file and client_key_file.'
         )
     ]
 
@@ -173,11 +173,57 @@ def test_a_barkd_has_a_token_and_a_minimum_that_is_worth_its_fees(tmp_path: Path
     assert dict(node.files) == {"token_file": tmp_path / "auth_token"}
 
 
+FULMINE = """[[nodes]]
+kind = "fulmine"
+macaroon_file = "fulmine.macaroon"
+"""
+
+
+def as_fulmine(directory: Path, *lines: str) -> str:
+    """The good configuration with a Fulmine in place of the LND."""
+    (directory / "fulmine.macaroon").write_text("content\n")
+    text = without("tls_cert_file")(without("macaroon_file")(GOOD))
+    return text.replace("[[nodes]]\n", FULMINE + "".join(f"{line}\n" for line in lines))
+
+
+def test_a_fulmine_has_a_boltz_and_its_least(tmp_path: Path) -> None:
+    text = as_fulmine(tmp_path, 'boltz_url = "https://boltz.example/"')
+    (node,) = settings.load(written(tmp_path, text)).nodes
+
+    assert (node.kind, node.name, node.minimum, node.tls_server_name) == (
+        "fulmine",
+        "fulmine",
+        sats(333),
+        None,
+    )
+    assert dict(node.urls) == {"boltz_url": "https://boltz.example"}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('boltz_url = "boltz.example"', "boltz_url must be a URL, like https://api.example.com"),
+        ("", "boltz_url is missing"),
+    ],
+)
+def test_a_fulmine_without_a_boltz_is_refused(tmp_path: Path, line: str, problem: str) -> None:
+    (found,) = problems(tmp_path, as_fulmine(tmp_path, line))
+
+    assert problem in found
+
+
+def test_a_waved_has_what_an_lnd_has(tmp_path: Path) -> None:
+    (node,) = settings.load(written(tmp_path, added("[[nodes]]", 'kind = "waved"')(GOOD))).nodes
+
+    assert (node.kind, node.name, node.minimum) == ("waved", "waved", sats(1))
+    assert set(node.files) == {"tls_cert_file", "macaroon_file"}
+
+
 def test_a_barkd_has_no_tls(tmp_path: Path) -> None:
     assert problems(tmp_path, as_barkd(tmp_path, 'tls_server_name = "ark"')) == [
         (
-            '[[nodes]] tls_server_name is a setting of kind = "lnd" and "cln"; a node of kind "barkd" has '
-            "token_file."
+            '[[nodes]] tls_server_name is a setting of kind = "lnd", "cln" or "waved"; a node of kind '
+            '"barkd" has token_file.'
         )
     ]
 

@@ -354,10 +354,15 @@ def _of_other_kinds(word: str) -> Mapping[str, str]:
     names = {name for kind in NODE_KINDS.values() for name in kind.settings} - set(own.settings)
     has = f'a node of kind "{word}" has {" and ".join(own.files)}'
     kinds = {
-        name: '" and "'.join(other for other, kind in NODE_KINDS.items() if name in kind.settings)
-        for name in names
+        name: [f'"{other}"' for other, kind in NODE_KINDS.items() if name in kind.settings] for name in names
     }
-    return {name: f'is a setting of kind = "{others}"; {has}' for name, others in kinds.items()}
+    return {name: f"is a setting of kind = {_either(others)}; {has}" for name, others in kinds.items()}
+
+
+def _either(words: Sequence[str]) -> str:
+    """Words as alternatives."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _names_a_database(url: str) -> bool:
