@@ -426,7 +426,7 @@ def _node_warnings(node: NodeSettings, settings: Settings) -> Iterator[str]:
     if not kind.has_tls and not _is_private(node.address.rpartition(":")[0].strip("[]")):
         yield (
             f"Node {node.name} is reached in plain text: whoever is between here and {node.address} reads "
-            "its token and can spend what it has. Use loopback or a private network."
+            "what opens it and can spend what it has. Use loopback or a private network."
         )
     if not node.lightning or not kind.usual_fee(node.minimum):
         return

@@ -253,6 +253,31 @@ def test_what_was_missed_before_there_was_a_cursor_is_among_the_newest(tmp_path:
     play(tmp_path, story)
 
 
+def test_invoices_that_nobody_paid_yet_move_no_cursor(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, daemon: SimulatedWaved, node: WavedNode) -> None:
+        async with following(node) as events:
+            await streaming(daemon)
+            made = [await invoice_of(node, LARGE) for _ in range(5)]
+            await simulation.pay(made[0].payment_request)
+            await settled(events, 1)
+
+            assert [event.cursor.settle_index for event in events] == [0, 0, 0, 0, 0, 6]
+
+    play(tmp_path, story)
+
+
+def test_a_credit_that_the_wallet_paid_itself_is_found(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, daemon: SimulatedWaved, node: WavedNode) -> None:
+        invoice = await invoice_of(node, SMALL)
+        daemon.paid_by_itself.add(invoice.payment_hash)
+        assert await node.look_up(invoice.payment_hash) == OPEN
+        await simulation.pay(invoice.payment_request)
+
+        assert await amount_paid(node, invoice) == sats(SMALL)
+
+    play(tmp_path, story)
+
+
 def test_a_locked_wallet_tells_what_came_in_before(tmp_path: Path) -> None:
     async def story(simulation: Simulation, daemon: SimulatedWaved, node: WavedNode) -> None:
         invoice = await invoice_of(node, LARGE)

@@ -39,6 +39,8 @@ BACKLOG_PAYMENTS = 20
 """How many payments are told again to a gateway that has no cursor yet."""
 REREAD_SECONDS = 5.0
 """How old what we know of credits may be: waved asks its operator about them no more often."""
+ADVANCED_EACH = 500
+"""After how many rows without a payment the place in the stream is told all the same."""
 PINGS_SECONDS = 330
 """waved takes gRPC's default: who pings more often than every five minutes is hung up on."""
 _RECEIVES: Final = (wallet.ENTRY_KIND_RECV,)
@@ -133,6 +135,8 @@ class WavedNode:
         status = read_swap(self.name, answer.swap)
         if status is not None and status.settlement and status.settlement.payment_hash != payment_hash:
             raise self._invoices.refused("answered a look-up with another invoice")
+        if status is None:  # the wallet paid that hash; what it paid may be a credit of its own
+            return await self._credits.find(payment_hash)
         return status
 
     async def events(self, since: Cursor) -> AsyncIterator[NodeEvent]:
@@ -155,7 +159,10 @@ class WavedNode:
                     missed = told.HasField("gap")
                     if missed:
                         break
-                    yield NodeEvent(self._learned(told.entry), Cursor(0, position) if position else since)
+                    learned = self._learned(told.entry)
+                    # A cursor is written down: not for each invoice that somebody asked for.
+                    counts = learned is not None or position % ADVANCED_EACH == 0
+                    yield NodeEvent(learned, Cursor(0, position) if counts else Cursor())
             if not missed:
                 return
 

@@ -73,6 +73,8 @@ class SimulatedWaved(GrpcDaemon):
         """How long after the payment it learns that a credit came in."""
         self.timed_out: set[bytes] = set()
         """Payment hashes that its wallet lost patience with; they can be paid all the same."""
+        self.paid_by_itself: set[bytes] = set()
+        """Payment hashes of credits that the wallet pays: GetSwap shows that swap for them."""
         self.kept_ppm = 0
         """What is missing of a payment when it has come in; nothing with the real one."""
         self.pages_listed = 0
@@ -304,7 +306,8 @@ class SimulatedWaved(GrpcDaemon):
     def swap(self, payment_hash_hex: str) -> swap_client_pb2.SwapSummary:
         """The answer of GetSwap. Raises Refused for what is no swap, a credit for one."""
         row = self.peer.invoices.get(bytes.fromhex(payment_hash_hex))
-        if row is None or not row.payment_request or row.payment_hash in self._operations:
+        itself = row is not None and row.payment_hash in self.paid_by_itself
+        if row is None or not row.payment_request or (row.payment_hash in self._operations and not itself):
             raise Refused("swap not found", grpc.StatusCode.NOT_FOUND)
         state, pending = swap_client_pb2.SWAP_STATE_INVOICE_CREATED, True
         if row.settled:
@@ -312,7 +315,9 @@ class SimulatedWaved(GrpcDaemon):
         elif self.is_over(row):
             state, pending = swap_client_pb2.SWAP_STATE_EXPIRED, False
         return swap_client_pb2.SwapSummary(
-            direction=swap_client_pb2.SWAP_DIRECTION_RECEIVE,
+            direction=(
+                swap_client_pb2.SWAP_DIRECTION_PAY if itself else swap_client_pb2.SWAP_DIRECTION_RECEIVE
+            ),
             payment_hash=row.payment_hash.hex(),
             state=state,
             pending=pending,
