@@ -29,16 +29,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists what was skipped, so that nobody takes it for tested."""
+    """Lists what was skipped, so that nobody takes it for tested; each reason once."""
+    by_reason: dict[str, list[str]] = {}
     for report in terminalreporter.stats.get("skipped", []):
-        terminalreporter.write_line(f"skipped: {report.nodeid}: {report.longrepr[-1]}")
+        by_reason.setdefault(str(report.longrepr[-1]), []).append(report.nodeid)
+    for reason, tests in by_reason.items():
+        more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
+        terminalreporter.write_line(f"skipped: {tests[0]}{more}: {reason}")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Where skips count as failures (the gate), a run with skips fails."""
+    """Where skips count as failures (the gate), a run with skips fails; everywhere one that skipped all."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
-    if os.environ.get("ARKGATE_SKIPS_FAIL") and skipped and exitstatus == 0:
+    tested = reporter.stats.get("passed", []) if reporter else []
+    if skipped and exitstatus == 0 and (os.environ.get("ARKGATE_SKIPS_FAIL") or not tested):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
