@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tests.nodes.lines import troubles
 from tests.stage import eventually, run
 
 from arkgate.core.money import sats
@@ -62,11 +63,6 @@ def examined(tmp_path: Path, broken: Break | None = None, **options: str | None)
 
 async def nobody_waits(gate: SimulatedCln) -> bool:
     return gate.open_streams == 0
-
-
-def troubles(lines: dict[str, Check]) -> dict[str, Verdict]:
-    """The lines that are not ok."""
-    return {name: check.verdict for name, check in lines.items() if check.verdict is not Verdict.OK}
 
 
 async def restart(gate: SimulatedCln) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
 import pytest
+from tests.nodes.promises import following
 from tests.stage import eventually, run
 
 from arkgate._proto.cln import node_pb2 as cln
@@ -72,23 +73,6 @@ async def invoice_of(node: ClnNode, preimage: bytes = b"") -> Invoice:
 
 async def listed(node: ClnNode, created_after_ms: int) -> list[Settlement]:
     return [settlement async for settlement in node.settled_since(created_after_ms)]
-
-
-@contextlib.asynccontextmanager
-async def following(node: ClnNode, since: Cursor) -> AsyncIterator[list[NodeEvent]]:
-    """Collects events until the block ends."""
-    events: list[NodeEvent] = []
-
-    async def follow() -> None:
-        async for event in node.events(since):
-            events.append(event)
-
-    task = asyncio.create_task(follow())
-    try:
-        yield events
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def told(events: list[NodeEvent], count: int) -> None:

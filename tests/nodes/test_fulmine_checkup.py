@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tests.nodes.lines import troubles
 from tests.stage import run
 
 from arkgate.core.money import sats
@@ -43,11 +44,6 @@ def examined(
                 assert not daemon.is_dead or daemon.wallet is Wallet.BROKEN
 
     return run(asyncio.wait_for(story(), 60))
-
-
-def troubles(lines: dict[str, Check]) -> dict[str, Verdict]:
-    """The lines that are not ok."""
-    return {name: check.verdict for name, check in lines.items() if check.verdict is not Verdict.OK}
 
 
 def test_a_healthy_one_passes_every_line_but_for_what_its_macaroon_may(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tests.nodes.lines import troubles
 from tests.stage import run
 
 from arkgate.core.money import sats
@@ -61,11 +62,6 @@ def examined(
 
 def verdicts(lines: dict[str, Check]) -> dict[str, Verdict]:
     return {name: check.verdict for name, check in lines.items()}
-
-
-def troubles(lines: dict[str, Check]) -> dict[str, Verdict]:
-    """The lines that are not ok."""
-    return {name: verdict for name, verdict in verdicts(lines).items() if verdict is not Verdict.OK}
 
 
 def test_a_healthy_node_passes_every_line(tmp_path: Path) -> None:

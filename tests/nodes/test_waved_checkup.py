@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tests.nodes.lines import troubles
 from tests.stage import eventually, run
 
 from arkgate._proto.waved import daemon_pb2
@@ -58,11 +59,6 @@ def examined(
 
 async def nobody_follows(daemon: SimulatedWaved) -> bool:
     return daemon.open_streams == 0
-
-
-def troubles(lines: dict[str, Check]) -> dict[str, Verdict]:
-    """The lines that are not ok."""
-    return {name: check.verdict for name, check in lines.items() if check.verdict is not Verdict.OK}
 
 
 def test_a_healthy_one_passes_every_line_but_for_what_its_macaroon_may(tmp_path: Path) -> None:

@@ -43,11 +43,8 @@ class BarkdCheckup:
             return
         self._rest = Rest(self.node.name, self.credentials)
         try:
-            async for check in self._lines():
+            async for check in checkup.until_needed(self._lines(), _NEEDED):
                 yield check
-                if check.verdict is Verdict.FAILURE and check.name in _NEEDED:
-                    yield checkup.not_checked("everything else", "It needs the line above.")
-                    return
         finally:
             await self._rest.close()
 

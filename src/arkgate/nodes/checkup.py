@@ -1,7 +1,7 @@
 """Lines that every node's check-up has, whatever the daemon."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 import grpc
 import grpc.aio
@@ -18,6 +18,15 @@ MEMO = "arkgate doctor: nobody is to pay this"
 CLOCK_WARNING_SECONDS = 30
 CLOCK_FAILURE_SECONDS = 600
 LATE = "Payments are found by look-ups, seconds or minutes late."
+
+
+async def until_needed(lines: AsyncIterator[Check], needed: Collection[str]) -> AsyncIterator[Check]:
+    """The lines, up to a failure of one without which the rest cannot be asked."""
+    async for check in lines:
+        yield check
+        if check.verdict is Verdict.FAILURE and check.name in needed:
+            yield not_checked("everything else", "It needs the line above.")
+            return
 
 
 def version(daemon: str, text: str, *, minimum: tuple[int, int], older: str) -> Check:

@@ -59,11 +59,8 @@ class FulmineCheckup:
             yield Check("macaroon file", Verdict.FAILURE, checkup.sentence(refusal), NO_INVOICES, remedy)
             return
         try:
-            async for check in self._lines():
+            async for check in checkup.until_needed(self._lines(), _NEEDED):
                 yield check
-                if check.verdict is Verdict.FAILURE and check.name in _NEEDED:
-                    yield checkup.not_checked("everything else", "It needs the line above.")
-                    return
         finally:
             await self._channel.grpc.close(grace=0)
 
