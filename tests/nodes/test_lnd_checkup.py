@@ -60,10 +60,6 @@ def examined(
     return run(asyncio.wait_for(story(), 60))
 
 
-def verdicts(lines: dict[str, Check]) -> dict[str, Verdict]:
-    return {name: check.verdict for name, check in lines.items()}
-
-
 def test_a_healthy_node_passes_every_line(tmp_path: Path) -> None:
     lines = examined(tmp_path)
 
