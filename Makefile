@@ -1,8 +1,7 @@
 # `make run` and `make test` do everything on a fresh machine; `make help` lists the rest.
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
-BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: help run test test-node test-postgres storm crash check mutants proto docs lock bench bench-ledger clean
 .DELETE_ON_ERROR:
@@ -22,7 +21,7 @@ help:
 
 $(VENV)/.runtime: requirements/runtime.lock requirements/build.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "arkgate needs Python 3.11 or 3.12: apt-get install python3 python3-venv, or set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "cannot make $(VENV): apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "cannot make $(VENV): apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing into $(VENV) …"
 	@$(PIP) install --require-hashes --no-deps -r requirements/build.lock
 	@$(PIP) install --require-hashes --no-deps -r requirements/runtime.lock
@@ -35,28 +34,28 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.lock
 	@touch $@
 
 run: $(VENV)/.runtime
-	@exec $(BIN)/arkgate demo
+	@exec $(VENV)/bin/arkgate demo
 
 test: $(VENV)/.dev
-	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/setup.sh $(BIN)/python -m pytest $(PYTEST)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" tests/setup.sh $(VENV)/bin/python -m pytest $(PYTEST)
 
 test-node: $(VENV)/.dev
-	@$(BIN)/python -m pytest -m node tests/node $(PYTEST)
+	@$(VENV)/bin/python -m pytest -m node tests/node $(PYTEST)
 
 test-postgres: $(VENV)/.dev
-	@ARKGATE_TEST_ENGINE=postgres ARKGATE_SKIPS_FAIL= $(BIN)/python -m pytest tests/gateway tests/web $(PYTEST)
+	@ARKGATE_TEST_ENGINE=postgres ARKGATE_SKIPS_FAIL= $(VENV)/bin/python -m pytest tests/gateway tests/web $(PYTEST)
 
 storm: $(VENV)/.dev
-	@GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.storm $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+	@GRPC_VERBOSITY=ERROR $(VENV)/bin/python -m tests.storm $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 crash: $(VENV)/.dev
-	@ARKGATE_CRASHES=200 $(BIN)/python -m pytest --timeout 3600 tests/test_crash.py $(PYTEST)
+	@ARKGATE_CRASHES=200 $(VENV)/bin/python -m pytest --timeout 3600 tests/test_crash.py $(PYTEST)
 
 check: $(VENV)/.dev
-	@$(BIN)/ruff format --check
-	@$(BIN)/ruff check
-	@$(BIN)/mypy src tests bench
-	@$(BIN)/lint-imports
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/mypy src tests bench
+	@$(VENV)/bin/lint-imports
 	@tests/proto_is_current.sh
 
 # Not in the lock: nothing that is shipped or tested on a commit needs it. Without --no-deps it would bring a terminal UI.
@@ -65,23 +64,23 @@ $(VENV)/.mutants: $(VENV)/.dev
 	@touch $@
 
 mutants: $(VENV)/.mutants
-	@PYTHONPATH=$(CURDIR)/$(VENV)/mutmut $(BIN)/python -m tests.mutants $(MUTANTS)
+	@PYTHONPATH=$(CURDIR)/$(VENV)/mutmut $(VENV)/bin/python -m tests.mutants $(MUTANTS)
 
 docs: $(VENV)/.runtime
-	@$(BIN)/arkgate config reference > docs/configuration.md
+	@$(VENV)/bin/arkgate config reference > docs/configuration.md
 
 proto: $(VENV)/.dev
 	@tests/generate_proto.sh src/arkgate
 
 bench: $(VENV)/.dev
-	@$(BIN)/python -m bench $(BENCH); missed=$$?; $(BIN)/python -m bench.ledger && exit $$missed
+	@$(VENV)/bin/python -m bench $(BENCH); missed=$$?; $(VENV)/bin/python -m bench.ledger && exit $$missed
 
 bench-ledger: $(VENV)/.dev
-	@$(BIN)/python -m bench.ledger $(BENCH)
+	@$(VENV)/bin/python -m bench.ledger $(BENCH)
 
 lock: $(VENV)/.dev
-	@$(BIN)/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev -o requirements/dev.lock pyproject.toml
-	@$(BIN)/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe -c requirements/dev.lock -o requirements/runtime.lock pyproject.toml
+	@$(VENV)/bin/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev -o requirements/dev.lock pyproject.toml
+	@$(VENV)/bin/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe -c requirements/dev.lock -o requirements/runtime.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info

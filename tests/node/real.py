@@ -17,6 +17,7 @@ from tests.stage import MODEL, Stage, staged
 NODE = "ARKGATE_TEST_LND"
 PAYER = "ARKGATE_TEST_PAYER"
 RESTART = f"{NODE}_RESTART"
+STOP, START = f"{NODE}_STOP", f"{NODE}_START"
 NEEDED = tuple(f"{node}_{part}" for node in (NODE, PAYER) for part in ("ADDRESS", "CERT", "MACAROON"))
 MISSING = """\
 These tests need a real LND on regtest and a payer with a channel to it. Missing: {missing}.
@@ -26,6 +27,7 @@ These tests need a real LND on regtest and a payer with a channel to it. Missing
   {payer}_ADDRESS, {payer}_CERT, {payer}_MACAROON (admin)    the payer's
   {payer}_REST      optional: the payer's REST, like https://127.0.0.1:8080, for l402-requests
   {node}_RESTART    optional: a command that restarts the gateway's node
+  {node}_STOP, {node}_START    optional: commands that stop it and start it again
   ARKGATE_TEST_LNGET   optional: lnget, where it is not on the PATH"""
 
 
@@ -40,6 +42,14 @@ class RealNode:
     address: str
     tls_cert: Path
     macaroon: Path
+
+    @property
+    def settings(self) -> str:
+        """The lines of the settings, but for kind, name and number."""
+        return (
+            f'address = "{self.address}"\ntls_cert_file = "{self.tls_cert}"\n'
+            f'macaroon_file = "{self.macaroon}"'
+        )
 
     @classmethod
     def named(cls, prefix: str) -> "RealNode":
@@ -104,14 +114,10 @@ async def staged_with(
     pair: Pair, directory: Path, *, extra: Mapping[str, str] | None = None
 ) -> AsyncIterator[Stage]:
     """The stage of the other stories, with the pair in place of the simulated nodes."""
-    node = pair.node
-    lines = (
-        f'address = "{node.address}"\ntls_cert_file = "{node.tls_cert}"\nmacaroon_file = "{node.macaroon}"'
-    )
     async with Simulation.running(data_dir=directory / "simulator", chat_models=(MODEL,)) as simulated:
         parts = {part.name: getattr(simulated, part.name) for part in fields(simulated)}
         simulation = RealPayments(pair=pair, **parts)
         async with staged(
-            directory, extra={"[[nodes]]": lines, **(extra or {})}, simulation=simulation
+            directory, extra={"[[nodes]]": pair.node.settings, **(extra or {})}, simulation=simulation
         ) as stage:
             yield stage

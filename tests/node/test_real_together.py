@@ -1,7 +1,9 @@
-"""A real LND and a real barkd of one gateway, side by side: each is paid in its own way."""
+"""Real nodes of one gateway, side by side: a Lightning node with a spare, and one with an Ark wallet."""
 
 import asyncio
 import contextlib
+import os
+import shlex
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,11 +12,13 @@ import pytest
 
 from arkgate.core.invoice import read_bolt11
 from arkgate.simulator.simulation import Simulation
-from arkgate.simulator.wallet import Paid
-from tests.node import real_barkd
-from tests.node.real import NotConfigured, Pair, configured_pair
+from arkgate.simulator.wallet import Paid, PaymentFailed
+from tests.node import real_barkd, real_cln
+from tests.node.real import START, STOP, NotConfigured, Pair, configured_pair
 from tests.node.real_barkd import RealBarkd
-from tests.stage import MODEL, Stage, eventually, run, staged
+from tests.node.real_cln import RealCln
+from tests.node.staged_real import run_command
+from tests.stage import MODEL, Credential, Stage, eventually, run, staged
 
 pytestmark = pytest.mark.node
 
@@ -30,14 +34,20 @@ class Payments(Simulation):
         return await self.pair.pay(payment_request)
 
 
+def lnd() -> Pair:
+    """The LND and its payer; skips where the environment names none."""
+    try:
+        return configured_pair()
+    except NotConfigured as missing:
+        pytest.skip(str(missing))
+
+
 @contextlib.asynccontextmanager
-async def both(pair: Pair, barkd: RealBarkd, directory: Path) -> AsyncIterator[Stage]:
-    """A gateway with the LND first and the barkd second."""
-    node = pair.node
+async def both(pair: Pair, kind: str, second: RealBarkd | RealCln, directory: Path) -> AsyncIterator[Stage]:
+    """A gateway with the LND first, and the other one second."""
     lines = (
-        f'name = "lnd"\nnumber = 0\naddress = "{node.address}"\n'
-        f'tls_cert_file = "{node.tls_cert}"\nmacaroon_file = "{node.macaroon}"\n'
-        f'[[nodes]]\nkind = "barkd"\nnumber = 1\n{barkd.settings}'
+        f'name = "lnd"\nnumber = 0\n{pair.node.settings}\n'
+        f'[[nodes]]\nkind = "{kind}"\nnumber = 1\n{second.settings}'
     )
     async with Simulation.running(data_dir=directory / "simulator", chat_models=(MODEL,)) as simulated:
         parts = {part.name: getattr(simulated, part.name) for part in fields(simulated)}
@@ -48,16 +58,12 @@ async def both(pair: Pair, barkd: RealBarkd, directory: Path) -> AsyncIterator[S
 
 
 def test_a_session_is_paid_at_both_and_a_challenge_at_the_first(tmp_path: Path) -> None:
-    barkd = real_barkd.configured()
-    try:
-        pair = configured_pair()
-    except NotConfigured as missing:
-        pytest.skip(str(missing))
+    pair, barkd = lnd(), real_barkd.configured()
     if isinstance(barkd, str):
         pytest.skip(barkd)
 
     async def story() -> None:
-        async with both(pair, barkd, tmp_path) as stage:
+        async with both(pair, "barkd", barkd, tmp_path) as stage:
             credential = await stage.buy_credential()
             opened = (await stage.http.post("/v1/sessions", json={"amount_sats": 5_000})).json()
             token, funding = {"Authorization": f"Bearer {opened['token']}"}, opened["funding"]
@@ -74,6 +80,63 @@ def test_a_session_is_paid_at_both_and_a_challenge_at_the_first(tmp_path: Path) 
             assert await stage.verify() == []
 
     run(asyncio.wait_for(story(), 120))
+
+
+def test_losing_the_first_node_costs_nothing_that_was_paid_and_the_spare_sells_on(tmp_path: Path) -> None:
+    pair, cln = lnd(), real_cln.configured()
+    if isinstance(cln, str):
+        pytest.skip(cln)
+    if not (os.environ.get(STOP) and os.environ.get(START)):
+        pytest.skip(f"{STOP} and {START} are not set")
+
+    async def story() -> None:
+        async with both(pair, "cln", cln, tmp_path) as stage:
+            paid_before = await stage.buy_credential()
+            opened = (await stage.http.post("/v1/sessions", json={"amount_sats": 500})).json()
+            token = {"Authorization": f"Bearer {opened['token']}"}
+            await run_command(shlex.split(os.environ[STOP]))
+            try:
+                challenge = await challenged(stage)
+                preimage = await cln.pay(challenge["invoice"])
+                by_spare = Credential(challenge["macaroon"], preimage.hex(), challenge["invoice"])
+                assert (await stage.chat(by_spare.header)).status_code == 200
+            finally:
+                await run_command(shlex.split(os.environ[START]))
+            await pays(pair, opened["funding"]["lightning_invoice"])
+
+            await has(stage, token, 500)
+            assert (await stage.chat(paid_before.header)).status_code == 200
+            assert await stage.verify() == []
+
+    run(asyncio.wait_for(story(), 240))
+
+
+async def challenged(stage: Stage) -> dict[str, str]:
+    """A challenge, asked for until a node makes one."""
+    found: list[dict[str, str]] = []
+
+    async def so() -> bool:
+        answer = await stage.chat()
+        if answer.status_code == 402:
+            found.append(answer.json())
+        return bool(found)
+
+    await eventually(so, 60)
+    return found[0]
+
+
+async def pays(pair: Pair, invoice: str) -> None:
+    """Pays once the payer has found the node again."""
+
+    async def so() -> bool:
+        try:
+            await pair.pay(invoice)
+        except PaymentFailed:  # there is no route yet
+            await asyncio.sleep(1)
+            return False
+        return True
+
+    await eventually(so, 90)
 
 
 async def has(stage: Stage, token: dict[str, str], balance_sats: int) -> None:
