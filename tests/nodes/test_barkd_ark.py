@@ -1,5 +1,6 @@
 """Coins that come in at a barkd's Ark addresses: each counts once, with its own amount, where it is."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -115,8 +116,9 @@ def test_a_coin_is_final_when_a_round_has_exchanged_it(tmp_path: Path) -> None:
         address = await node.new_ark_address()
         (outpoint,) = barkd.wallet.pay_ark(address, 500_000)
 
-        for _ in range(2):
-            await node.make_final(outpoint)
+        await asyncio.gather(*(node.make_final(outpoint) for _ in range(3)))
+        await node.make_final(outpoint)
+        assert barkd.wallet.coin(outpoint).state == "spendable"
         (registered,) = await node.ark_payments(address)
         barkd.wallet.hold_round()
         (exchanged,) = await node.ark_payments(address)

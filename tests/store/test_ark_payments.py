@@ -202,10 +202,16 @@ async def test_addresses_are_due_until_they_are_not_looked_up_any_more(
     newest = await store.statements.addresses_to_look_up(WALLET, limit=1, newest=True)
     await store.ledger.mark_address_looked_up("tark0", NOON + DAY_MS)
     later = await store.statements.addresses_to_look_up(WALLET, limit=9)
+    await store.ledger.mark_address_looked_up("tark2", clock.now_ms() + 1)
+    before = await store.statements.addresses_to_look_up(WALLET, limit=9)
+    clock.pass_ms(1)
+    due_now = await store.statements.addresses_to_look_up(WALLET, limit=9)
 
     assert [one.address for one in first] == ["tark0", "tark2"]
     assert [one.address for one in newest] == ["tark2"]
     assert [one.address for one in later] == ["tark2"]
+    assert before == []
+    assert [one.address for one in due_now] == ["tark2"]
     assert await store.statements.addresses_to_look_up("lnd", limit=9) == []
 
 

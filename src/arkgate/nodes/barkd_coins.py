@@ -4,6 +4,7 @@ Source: bark 0.6.0, bark-rest's `wallet.rs` and bark-json's `primitives.rs`. A c
 amount, at the address whose key alone can spend it, whatever the movement says that it came in with.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,7 @@ class Coins:
         self._check = check
         self._timeout_seconds = timeout_seconds
         self._remembered: dict[str, _Coin] = {}
+        self._refreshing = asyncio.Lock()
 
     async def new_address(self) -> str:
         """A fresh address of the network that the settings name."""
@@ -98,11 +100,21 @@ class Coins:
 
     async def make_final(self, outpoint: str) -> None:
         """Lets a coin be exchanged for one of a round, unless that or another use is under way already."""
-        coin = await self._coin(outpoint)
-        if coin is not None and coin.state == _SPENDABLE:
+        async with self._refreshing:
+            coin = await self._coin(outpoint)
+            if coin is None or coin.state != _SPENDABLE or outpoint in await self._in_rounds():
+                return
             body: dict[str, object] = {"vtxos": [outpoint]}
             await self._asked("POST", "/wallet/refresh/delegated/vtxos", "refreshing a coin", body=body)
             log.info("an Ark payment is made final in the next round", outpoint=outpoint)
+
+    async def _in_rounds(self) -> set[str]:
+        """The coins that take part in a round already: barkd calls them spendable until it is confirmed."""
+        rounds = await self._asked("GET", "/wallet/rounds", "to show its rounds")
+        try:
+            return {str(coin) for one in rounds for coin in one["participation"]["inputs"]}
+        except (KeyError, TypeError) as error:
+            raise self._check.refused(f"answered with rounds that are none: {error}") from error
 
     async def _coin(self, outpoint: str) -> _Coin | None:
         """A coin as barkd has it now; None when it has none of that name."""

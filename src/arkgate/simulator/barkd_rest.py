@@ -168,6 +168,15 @@ async def _refresh(wallet: ArkWallet, request: Request) -> Response:
     return JSONResponse({"id": 1, "status": {"type": "pending"}, "participation": {}})
 
 
+async def _rounds(wallet: ArkWallet, request: Request) -> Response:
+    return JSONResponse(
+        [
+            {"id": number, "status": {"status": "pending"}, "participation": {"inputs": coins, "outputs": []}}
+            for number, coins in enumerate(wallet.participations, start=1)
+        ]
+    )
+
+
 async def _wait(wallet: ArkWallet, request: Request) -> Response:
     """Waits for notifications after `since`, for half a minute."""
     since = request.query_params.get("since")
@@ -199,6 +208,7 @@ _HANDLERS: dict[tuple[str, str], Handler] = {
     ("POST", "/wallet/sync/mailbox"): _mailbox,
     ("POST", "/wallet/addresses/next"): _next_address,
     ("GET", "/wallet/vtxos/{identifier}"): _coin,
+    ("GET", "/wallet/rounds"): _rounds,
     ("POST", "/wallet/refresh/delegated/vtxos"): _refresh,
     ("POST", "/lightning/receives/invoice"): _make_invoice,
     ("GET", "/lightning/receives/{identifier}"): _receive,

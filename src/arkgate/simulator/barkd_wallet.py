@@ -4,6 +4,7 @@ Sources: bark-rest and bark-json of bark 0.6.0 for forms and texts, and what the
 """
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -148,6 +149,8 @@ class ArkWallet:
         """What its owner has spent."""
         self.waits: set[Wait] = set()
         self.purse = Purse(self.ark.network)
+        self.participations: list[list[str]] = []
+        """The coins of each request for the next round."""
         self._movements: dict[bytes, Movement] = {}
         self._unseen: list[Package] = []
         """Coins that wait in the server's mailbox."""
@@ -284,15 +287,16 @@ class ArkWallet:
             raise BarkdError("Failed to store round participation: the server is unavailable")
         if any(coin.state != "spendable" for coin in coins):
             raise BarkdError("Failed to store round participation: a vtxo is not spendable")
-        for coin in coins:
-            coin.state = "locked"
+        # The real one takes a coin that takes part already once more, and calls it spendable all the time.
+        self.participations.append([coin.outpoint for coin in coins])
         if self.ark.round_seconds is not None:
             asyncio.get_running_loop().call_later(self.ark.round_seconds, self.hold_round)
 
     def hold_round(self) -> None:
         """Registered coins are exchanged and their round is confirmed."""
-        for coin in self.purse.coins.values():
-            coin.state = "spent" if coin.state == "locked" else coin.state
+        for outpoint in itertools.chain.from_iterable(self.participations):
+            self.purse.coins[outpoint].state = "spent"
+        self.participations.clear()
 
     def notifications(self, since: str | None) -> list[Notification]:
         """Those in the buffer after a time."""
