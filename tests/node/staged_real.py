@@ -19,7 +19,7 @@ class RealNode(Protocol):
     """A real daemon as the gateway's node, and somebody who pays it."""
 
     @property
-    def stand_in(self) -> Literal["clns", "barkds"]:
+    def stand_in(self) -> Literal["clns", "barkds", "fulmines"]:
         """The simulated daemons of its kind, of which one lends its place in the settings."""
         ...
 
@@ -56,7 +56,11 @@ class RealPayments(Simulation):
 async def staged_with(node: RealNode, directory: Path) -> AsyncIterator[Stage]:
     """The stage of the other stories, with the real node in place of a simulated one."""
     async with Simulation.running(
-        data_dir=directory / "simulator", chat_models=(MODEL,), clns=("cln",), barkds=("ark",)
+        data_dir=directory / "simulator",
+        chat_models=(MODEL,),
+        clns=("cln",),
+        barkds=("ark",),
+        fulmines=("bolt",),
     ) as simulated:
         parts = {part.name: getattr(simulated, part.name) for part in fields(simulated)}
         simulation = RealPayments(node=node, **parts)

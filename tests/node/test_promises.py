@@ -10,11 +10,12 @@ import pytest
 from arkgate.nodes.barkd import BarkdNode
 from arkgate.nodes.channel import NodeCredentials
 from arkgate.nodes.cln import ClnNode
+from arkgate.nodes.fulmine import FulmineNode
 from arkgate.nodes.lnd import LndNode
 from arkgate.store.clock import SystemClock
-from tests.node import real_barkd, real_cln
+from tests.node import real_barkd, real_cln, real_fulmine
 from tests.node.real import NotConfigured, configured_pair
-from tests.nodes.promises import BARKD, CLN, LND, PROMISES, Promise, Scene, keep
+from tests.nodes.promises import BARKD, CLN, FULMINE, LND, PROMISES, Promise, Scene, keep
 from tests.stage import run
 
 pytestmark = pytest.mark.node
@@ -85,8 +86,27 @@ def barkd() -> Scene:
     )
 
 
+def fulmine() -> Scene:
+    found = real_fulmine.configured()
+    if isinstance(found, str):
+        pytest.skip(found)
+
+    def opened_by(secret: Path) -> FulmineNode:
+        return replace(found, credentials=replace(found.credentials, macaroon_file=secret)).adapter()
+
+    return Scene(
+        node=found.adapter(),
+        traits=FULMINE,
+        pay=found.pay,
+        opened_by=opened_by,
+        secret=found.credentials.macaroon_file,
+        amount_sats=1_000,
+        settling_seconds=SETTLING_SECONDS,
+    )
+
+
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
-@pytest.mark.parametrize("kind", [lnd, cln, barkd], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [lnd, cln, barkd, fulmine], ids=lambda kind: kind.__name__)
 def test_a_real_one_keeps_its_promises(tmp_path: Path, kind: Kind, promise: Promise) -> None:
     async def story() -> None:
         scene = kind()
