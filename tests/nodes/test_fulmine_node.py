@@ -10,12 +10,14 @@ import pytest
 from tests.nodes.promises import following, listed, settled
 from tests.stage import eventually, run
 
+from arkgate._proto.fulmine import service_pb2
 from arkgate.core.errors import NodeUnavailable
 from arkgate.core.ledger import InvoiceState
 from arkgate.core.money import Msat, sats
 from arkgate.nodes import fulmine_boltz
 from arkgate.nodes.fulmine import FulmineCredentials, FulmineNode
 from arkgate.nodes.fulmine_boltz import Terms
+from arkgate.nodes.fulmine_checkup import network_of
 from arkgate.ports import Invoice, InvoiceStatus
 from arkgate.simulator.fulmine import SimulatedFulmine, Wallet
 from arkgate.simulator.simulation import Simulation
@@ -181,6 +183,20 @@ def test_a_transaction_that_the_indexer_does_not_have_yet_is_asked_for_again(tmp
     play(tmp_path, story)
 
 
+def test_transactions_are_asked_for_once_and_in_batches(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, daemon: SimulatedFulmine, node: FulmineNode) -> None:
+        for _ in range(120):
+            daemon.receive_at_address(1_000, preimages=[secrets.token_bytes(32)])
+        for _ in range(3):
+            assert len(await listed(node)) == 120
+        daemon.receive_at_address(1_000, preimages=[secrets.token_bytes(32)])
+
+        assert len(await listed(node)) == 121
+        assert daemon.batches_asked == [50, 50, 20, 1]
+
+    play(tmp_path, story)
+
+
 # Restarts, of either side.
 
 
@@ -319,6 +335,23 @@ def test_its_state_is_said_in_words(tmp_path: Path, wallet: Wallet, state: str, 
         assert says in health.sentence
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "network", "known_as"),
+    [
+        ("ark", service_pb2.GetInfoResponse.NETWORK_UNSPECIFIED, "mainnet"),
+        ("tark", service_pb2.GetInfoResponse.NETWORK_REGTEST, "regtest"),
+        ("tark", service_pb2.GetInfoResponse.NETWORK_TESTNET, "testnet"),
+        ("tark", service_pb2.GetInfoResponse.NETWORK_UNSPECIFIED, ""),
+    ],
+)
+def test_its_network_is_known_by_the_prefix_of_its_addresses_first(
+    prefix: str, network: service_pb2.GetInfoResponse.Network.ValueType, known_as: str
+) -> None:
+    info = service_pb2.GetInfoResponse(addr_prefix=prefix, network=network)
+
+    assert network_of(info) == known_as
 
 
 # The terms themselves.

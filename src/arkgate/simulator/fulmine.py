@@ -67,6 +67,8 @@ class SimulatedFulmine(GrpcDaemon):
         self.underpaid_sats = 0
         """By how much Boltz locks up less than it should."""
         self.is_dead = False
+        self.batches_asked: list[int] = []
+        """How many transactions each GetVirtualTxs asked for."""
         self.root_keys = {credentials.ROOT_KEY_ID: credentials.macaroon_key(self.peer.key.secret)}
         self.admin_macaroon = self.data_dir / "macaroons" / "admin.macaroon"
         self._preimages: set[bytes] = set()
@@ -263,6 +265,7 @@ class _Service(service_pb2_grpc.ServiceServicer):
         self, request: service_pb2.GetVirtualTxsRequest, context: Context
     ) -> service_pb2.GetVirtualTxsResponse:
         await _enter(self._node, "GetVirtualTxs", context)
+        self._node.batches_asked.append(len(request.txids))
         wanted = () if self._node.indexer_behind else set(request.txids)
         found = [coin.psbt for coin in self._node.coins if coin.txid in wanted]
         return service_pb2.GetVirtualTxsResponse(txs=found)
