@@ -251,7 +251,7 @@ async def a_large_payment_waits_for_its_round(client: Client) -> None:
     client.pay_ark(session.ark_address, LARGE_SATS)
 
     async def registered() -> bool:
-        return all(coin.state == "locked" for coin in client.ark.purse.coins.values())
+        return [[outpoint] for outpoint in client.ark.purse.coins] == client.ark.participations
 
     await eventually(registered, PATIENCE_SECONDS)
     client.ark.hold_round()
