@@ -68,12 +68,13 @@ def write_settings(
         "[backend]": f'url = "{simulation.chat.url}"\nmodel = "{MODEL}"',
         "[[services]]": "",
         "[l402]": "",
+        "[cache]": "ttl_seconds = 0",
         "[sessions]": "",
         "[limits]": "sessions_per_hour_and_client = 10000\nchallenges_per_minute_and_client = 10000\n"
         "challenges_per_minute = 10000\nsessions_per_hour = 10000",
     }
     for header, lines in (extra or {}).items():
-        tables[header] = _overridden(tables[header], lines)
+        tables[header] = _overridden(tables.get(header, ""), lines)
     spares = [("[[nodes]]", _node(node, number)) for number, node in enumerate(others, start=1)]
     path.write_text("".join(f"{header}\n{lines}\n\n" for header, lines in [*tables.items(), *spares]))
     return path

@@ -97,7 +97,7 @@ def test_a_short_configuration_has_the_documented_defaults(tmp_path: Path) -> No
     assert loaded.store_url == f"sqlite:///{tmp_path}/arkgate.db"
     (service,) = loaded.catalog
     assert (service.name, service.price, service.calls_per_day) == ("ai_chat", 50_000, 5)
-    assert loaded.backend.total_timeout_seconds == 120
+    assert loaded.offers.total_timeout_seconds == 120
     assert loaded.call_deadline_seconds == 180
     assert loaded.grace_seconds == 130
     assert loaded.answers_kept_seconds == 86_400
@@ -474,11 +474,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a path that belongs to the gateway": (
         added("[[services]]", 'path = "/v1/chat"'),
-        "[[services]] path must be like /api/ai-chat, not under /v1/ or /health.",
+        "[[services]] path must be like /api/ai-chat, or /api/ for all under it, and not under /v1/",
     ),
     "a path without slash": (
         added("[[services]]", 'path = "chat"'),
-        "[[services]] path must be like /api/ai-chat, not under /v1/ or /health.",
+        "[[services]] path must be like /api/ai-chat, or /api/ for all under it, and not under /v1/",
     ),
     "a service's name with capitals": (
         added("[[services]]", 'name = "AI chat"'),
@@ -486,7 +486,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "two services": (
         appended('[[services]]\nname = "other"\npath = "/other"\n'),
-        "[[services]] may have one entry in this version: the AI chat.",
+        '[[services]] may have one entry of kind = "chat".',
     ),
     "a session's minimum above its maximum": (
         added("[sessions]", "minimum_sats = 100\nmaximum_sats = 10"),
@@ -534,7 +534,7 @@ def test_a_key_file_that_holds_no_text_is_refused(tmp_path: Path, content: bytes
 def test_the_backends_key_may_stand_in_a_file(tmp_path: Path) -> None:
     loaded = settings.load(written(tmp_path, added("[backend]", 'api_key_file = "backend.key"')(GOOD)))
 
-    assert loaded.backend.api_key == "content"
+    assert loaded.offers.backends["ai_chat"][0].api_key == "content"
     assert "content" not in repr(loaded)
 
 
@@ -590,7 +590,8 @@ def filled_in(text: str) -> str:
 
 def test_every_line_of_the_template_is_a_setting_with_its_default(tmp_path: Path) -> None:
     plain = settings.load(written(tmp_path, filled_in(TEMPLATE)))
-    text = without("api_key_file")(filled_in(uncommented(TEMPLATE)))
+    further = re.compile(r"# Any other HTTP API.*?(?=\[cache\])", re.DOTALL)  # services and models beside
+    text = further.sub("", without("api_key_file")(filled_in(uncommented(TEMPLATE))))
     examples = {"public_url", "trusted_proxies", "tls_server_name", "network", "system_prompt", "max_tokens"}
     for name in examples:
         text = without(f"{name} = ")(text)
@@ -602,16 +603,55 @@ def test_every_commented_example_of_the_template_is_accepted(tmp_path: Path) -> 
     loaded = settings.load(written(tmp_path, filled_in(uncommented(TEMPLATE))))
 
     assert loaded.public_url == "https://api.example.com"
-    assert loaded.backend.system_prompt == "Answer concisely."
+    assert loaded.offers.ai_chat.system_prompt == "Answer concisely."
     assert loaded.nodes[0].network == "mainnet"
+
+
+OF_SEVERAL = {"models", "api_key_header", "priority", "weight"}
+"""What a single backend hardly needs."""
+OF_ITS_OWN = {
+    "model_label",
+    "system_prompt",
+    "max_tokens",
+    "heartbeat_seconds",
+    "drain_seconds",
+    "request_bytes_max",
+    "hold_margin_seconds",
+}
+"""What `[backend]` says of all of them."""
+
+
+def known_of(table: str) -> set[str]:
+    return {one.name for one in settings.known()["lnd"] if one.table.strip("[]") == table}
 
 
 def test_the_template_names_every_setting_that_operators_need() -> None:
     """What the reader knows and the template leaves out is listed here, on purpose."""
     left_out = {
         "gateway": {"grace_seconds"},
-        "backend": {"idle_timeout_seconds", "answer_bytes_max", "hold_margin_seconds", "ca_file", "api_key"},
-        "services": {"description"},
+        "backend": {
+            "idle_timeout_seconds",
+            "answer_bytes_max",
+            "stream_bytes_max",
+            "request_bytes_max",
+            "hold_margin_seconds",
+            "ca_file",
+            "api_key",
+            *OF_SEVERAL,
+        },
+        "backends": {name for name in known_of("backend") if name not in OF_ITS_OWN} - {"url"},
+        "services": {
+            "description",
+            "second_sats",
+            "kilobyte_sats",
+            "hold_sats",
+            "strip_path",
+            "request_headers",
+            "response_headers",
+            "request_bytes_max",
+        },
+        "models": {"price_sats"},
+        "cache": {"entry_bytes_max", "tools"},
     }
     document: dict[str, Any] = tomllib.loads(uncommented(TEMPLATE))
     known: dict[str, set[str]] = {}
@@ -619,5 +659,6 @@ def test_the_template_names_every_setting_that_operators_need() -> None:
         known.setdefault(setting.table.strip("[]"), set()).add(setting.name)
 
     for table, names in known.items():
-        given = document[table][0] if isinstance(document[table], list) else document[table]
+        entries = document[table] if isinstance(document[table], list) else [document[table]]
+        given = [name for entry in entries for name in entry]
         assert names == set(given) | left_out.get(table, set()), table

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import gc
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from arkgate.backend.chat import ChatBackend
+from arkgate.backend.pool import Pool
+from arkgate.backend.upstream import Upstream
+from arkgate.core.catalog import Endpoint, Service, ServiceKind
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.keys import Keyring
 from arkgate.gateway.addresses import AddressDesk
@@ -23,24 +25,33 @@ from arkgate.gateway.limits import RateLimit
 from arkgate.gateway.meter import Calls
 from arkgate.gateway.readiness import ReadinessCheck
 from arkgate.gateway.reconcile import Reconcile
-from arkgate.gateway.serve import CallTerms, Gateway
+from arkgate.gateway.sale import CallTerms, Till
+from arkgate.gateway.serve import Gateway
 from arkgate.gateway.sessions import Sessions
+from arkgate.gateway.shelf import Shelf
 from arkgate.gateway.sweep import Sweep
+from arkgate.gateway.traffic import Traffic
 from arkgate.nodes import NODE_KINDS
-from arkgate.ports import ArkWallet, Backend, Clock, Duties, Ledger, PaymentNode, Statements
+from arkgate.ports import ArkWallet, Backend, Cache, Clock, Duties, Ledger, PaymentNode, Statements
 from arkgate.settings import NodeSettings, Settings
 from arkgate.settings_table import Address
 from arkgate.store import Store, open_store, shown
+from arkgate.store.cache import open_cache
 from arkgate.store.checkup import checkup, free_bytes
 from arkgate.store.clock import DAY_MS, SystemClock
 from arkgate.store.keyfile import keyring_of_books
 from arkgate.web.admin import Admin
+from arkgate.web.ai_chat import AiChatReader
 from arkgate.web.api import Api
 from arkgate.web.client import ClientAddress
 from arkgate.web.guard import Guard
 from arkgate.web.metrics import Metrics
+from arkgate.web.offers import OffersApi
+from arkgate.web.openai import PATHS, OpenAiReader
 from arkgate.web.outside import Outside
+from arkgate.web.priced import Priced, Reader
 from arkgate.web.server import Listener, bind, protocol_for_this_process, serve
+from arkgate.web.services import HttpReader
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
@@ -79,8 +90,8 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         keyring = await _keyring(settings, store)
         nodes = await stack.enter_async_context(open_nodes(settings, clock))
         await _refuse_renumbered(nodes, store)
-        backend = ChatBackend(settings.backend)
-        stack.push_async_callback(backend.close)
+        backends = await stack.enter_async_context(open_backends(settings))
+        cache = await stack.enter_async_context(open_cache_of(settings))
         desk, addresses = _desks(settings, nodes, keyring, store)
         parts = _Parts(
             settings,
@@ -91,7 +102,8 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             nodes,
             desk,
             addresses,
-            backend,
+            backends,
+            cache,
             metrics,
             calls,
         )
@@ -113,7 +125,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
                     sweep,
                     (desk, addresses),
                     nodes,
-                    backend,
+                    backends,
                     store.duties,
                     invoice_life_seconds=life,
                 ),
@@ -150,6 +162,31 @@ async def open_nodes(settings: Settings, clock: Clock) -> AsyncIterator[list[Pay
 
 
 @contextlib.asynccontextmanager
+async def open_backends(settings: Settings) -> AsyncIterator[dict[str, Pool]]:
+    """Who does the work, by the names of the services, until the block ends."""
+    servers: dict[str, Upstream] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for one in [one for many in settings.offers.backends.values() for one in many]:
+            if one.name not in servers:
+                servers[one.name] = Upstream(one)
+                stack.push_async_callback(servers[one.name].close)
+        yield {
+            service: Pool([servers[one.name] for one in many])
+            for service, many in settings.offers.backends.items()
+        }
+
+
+@contextlib.asynccontextmanager
+async def open_cache_of(settings: Settings) -> AsyncIterator[Cache]:
+    """Where answers are kept, until the block ends."""
+    cache = open_cache(settings.offers.cache.url, bytes_max=settings.offers.cache.bytes_max)
+    try:
+        yield cache
+    finally:
+        await cache.close()
+
+
+@contextlib.asynccontextmanager
 async def examining(
     settings: Settings, clock: Clock | None = None, *, free: Callable[[Path], int] = free_bytes
 ) -> AsyncIterator[Doctor]:
@@ -160,13 +197,14 @@ async def examining(
     clock = clock or SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         nodes = await stack.enter_async_context(open_nodes(settings, clock))
-        backend = ChatBackend(settings.backend)
-        stack.push_async_callback(backend.close)
+        backends = await stack.enter_async_context(open_backends(settings))
+        servers = {one.settings.name: one for pool in backends.values() for one in pool.upstreams}
         outside = Outside(settings.public_url, settings.listen.url, settings.catalog)
         yield Doctor(
             Offer(settings.catalog, settings.challenge, settings.sessions),
             nodes,
-            backend,
+            servers,
+            talkers=frozenset(name for name, server in servers.items() if server.settings.speaks_openai),
             duties={node.name: node.duty for node in settings.nodes},
             warnings=settings.warnings,
             books=lambda: checkup(
@@ -262,7 +300,8 @@ class _Parts:
     nodes: list[PaymentNode]
     desk: InvoiceDesk
     addresses: AddressDesk
-    backend: ChatBackend
+    backends: Mapping[str, Pool]
+    cache: Cache
     metrics: Metrics
     calls: Calls
 
@@ -279,11 +318,14 @@ class _Parts:
         settings = self.settings
         services = frozenset(service.name for service in settings.catalog)
         admission = Admission(self.keyring, self.statements, funding, services)
-        readiness = ReadinessCheck(self.nodes, self.backend, self.statements, self.calls, ledger=self.ledger)
+        readiness = ReadinessCheck(self.nodes, self.backends, self.statements, self.calls, ledger=self.ledger)
+        priced = self._priced(self._gateway(admission))
+        sessions = self._sessions()
         api = Api(
-            gateway=self._gateway(admission),
+            priced=priced,
+            offers=OffersApi(settings.catalog, priced, sessions, admission, self.statements),
             admission=admission,
-            sessions=self._sessions(),
+            sessions=sessions,
             statements=self.statements,
             readiness=readiness,
             catalog=settings.catalog,
@@ -310,25 +352,47 @@ class _Parts:
         )
 
     def _gateway(self, admission: Admission) -> Gateway:
-        limits = self.settings.limits
+        limits, offers = self.settings.limits, self.settings.offers
         limit = RateLimit("challenges", client=limits.challenges_client, everybody=limits.challenges_all)
+        terms = CallTerms(
+            deadline_seconds=self.settings.call_deadline_seconds,
+            answers_kept_seconds=self.settings.answers_kept_seconds,
+        )
         return Gateway(
             admission=admission,
             challenger=Challenger(
                 self.desk, self.keyring, self.clock, self.settings.challenge, limit, self.metrics
             ),
-            ledger=self.ledger,
             statements=self.statements,
-            backend=self.backend,
+            backends=self.backends,
             keyring=self.keyring,
-            clock=self.clock,
-            observer=self.metrics,
-            calls=self.calls,
-            terms=CallTerms(
-                model_label=self.settings.model_label,
-                deadline_seconds=self.settings.call_deadline_seconds,
-                answers_kept_seconds=self.settings.answers_kept_seconds,
-            ),
+            shelf=Shelf(self.cache, self.keyring, self.calls, offers.cache.terms, offers.fetch),
+            till=Till(self.ledger, self.clock, self.metrics, self.calls, terms),
+            traffic=Traffic(limits.traffic),
+        )
+
+    def _priced(self, gateway: Gateway) -> list[Priced]:
+        """Every priced endpoint, with what reads its requests."""
+        address = ClientAddress(self.settings.trusted_proxies)
+        return [
+            Priced(service, endpoint, self._reader(service, endpoint), gateway, address)
+            for service in self.settings.catalog
+            for endpoint in service.endpoints
+        ]
+
+    def _reader(self, service: Service, endpoint: Endpoint) -> Reader:
+        offers = self.settings.offers
+        if service.kind is ServiceKind.HTTP:
+            return HttpReader(service, offers.http[service.name])
+        dialect = PATHS.get(endpoint.path)
+        if dialect is None:
+            return AiChatReader(service, offers.ai_chat)
+        return OpenAiReader(
+            service,
+            dialect,
+            count=self.backends[service.name].count,
+            cache=offers.cache.rules,
+            body_bytes_max=offers.openai_bytes_max,
         )
 
     def _sessions(self) -> Sessions:
@@ -353,7 +417,7 @@ def _work(
     sweep: Sweep,
     desks: tuple[InvoiceDesk, AddressDesk],
     nodes: list[PaymentNode],
-    backend: Backend,
+    backends: Mapping[str, Backend],
     duties: Duties,
     *,
     invoice_life_seconds: int,
@@ -371,7 +435,7 @@ def _work(
         "look-ups": funding.poll,
         "resume": reconcile.resume,
         "sweep": sweep.run,
-        "watch backend": backend.watch,
+        **{f"watch {name}'s backends": backend.watch for name, backend in backends.items()},
         "watch desk": desk.watch,
     }
     if addresses.has_wallets:
@@ -422,7 +486,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, ready: Callable[[], No
             ready()
             await serve(
                 [
-                    Listener(app.public, public, protocol_for_this_process()),
+                    Listener(app.public, public, protocol_for_this_process(settings.offers.body_bytes_max)),
                     Listener(app.operator, operator),
                 ],
                 stop=stop,

@@ -30,7 +30,7 @@ from arkgate.core.ledger import (
     Totals,
 )
 from arkgate.core.money import Msat
-from arkgate.core.pricing import Quote
+from arkgate.core.pricing import Quote, Used
 from arkgate.core.reports import AccountTotal, JournalEntry, Liabilities, Table
 
 
@@ -617,7 +617,7 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A backend's complete answer."""
+    """A backend's complete answer to a chat."""
 
     text: str
     model: str
@@ -626,18 +626,105 @@ class Completion:
     total_tokens: int
 
 
-class Backend(Protocol):
-    """The chat backend. May be called concurrently up to its bound.
+class Dialect(Enum):
+    """How the two sides of a request are written; the values are the paths under the API's base."""
 
-    Raises UpstreamError when the backend refuses, breaks off, or answers emptily, unreadably or too
-    much; UpstreamTimeout when it does not answer in time; BackendRejected for its 400, 413 and 422.
+    CHAT = "/chat/completions"
+    COMPLETIONS = "/completions"
+    EMBEDDINGS = "/embeddings"
+    RESPONSES = "/responses"
+    MESSAGES = "/messages"
+    """Anthropic's."""
+    RAW = ""
+    """Any HTTP API: bytes that nobody here looks into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One request for a backend, with everything of the client's taken off that it must not see."""
+
+    dialect: Dialect
+    document: Mapping[str, object] | None = None
+    """The body as JSON, with the model by its public name; a backend has names of its own."""
+    model: str | None = None
+    """The public name of the model."""
+    stream: bool = False
+    """Whether the answer is wanted as Server-Sent Events."""
+    wants_usage: bool = False
+    """Whether the caller asked to be told in the stream what was used."""
+    method: str = "POST"
+    target: bytes = b""
+    """Of a RAW request: path and query after the API's base, as they go on the wire."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Those of the client's that may pass."""
+    body: bytes = b""
+    """Of a RAW request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a backend says that a call used."""
+
+    used: Used
+    document: Mapping[str, object]
+    """As the backend wrote it."""
+
+
+class Incoming(Protocol):
+    """A backend's answer while it arrives: iterating gives the bytes that may go on to the caller.
+
+    They come as they arrive, whole events of a stream together. What tells of usage and of the end is held
+    back: it is `held_back` once the iteration has ended, which it does only at the answer's true end. It
+    raises UpstreamError or UpstreamTimeout when the answer breaks off, stalls, cannot be read, tells of a
+    failure, or is over a limit.
     """
 
-    def check(self) -> None:
+    @property
+    def status(self) -> int:
+        """The answer's status."""
+        ...
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """All of the answer's, names as they came."""
+        ...
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether pieces should leave as they come; else the one piece is the whole answer."""
+        ...
+
+    @property
+    def begun(self) -> bool:
+        """Whether a first token, or a first byte of a RAW answer, was among the pieces."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """Once it is known."""
+        ...
+
+    @property
+    def held_back(self) -> bytes:
+        """The last events of a stream."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class Backend(Protocol):
+    """What does the work that is sold. May be called concurrently up to its bound.
+
+    Refuses with UpstreamError when the backend refuses or breaks off, and answers emptily, unreadably or too
+    much; with UpstreamTimeout when it does not answer in time; with BackendRejected for what it finds wrong
+    with the caller's request.
+    """
+
+    def check(self, model: str | None = None) -> None:
         """Raises Overloaded or BackendUnavailable when no call should be sold now: before a challenge."""
         ...
 
-    def admit(self) -> None:
+    def admit(self, model: str | None = None) -> None:
         """As `check`, before a paid call: after a pause it lets one through to a backend that failed."""
         ...
 
@@ -645,8 +732,23 @@ class Backend(Protocol):
         """Background work: finds out, for ever, when a backend that failed is back."""
         ...
 
+    def forward(self, outgoing: Outgoing, *, call_id: str) -> AbstractAsyncContextManager[Incoming]:
+        """Sends a request; the block begins when the answer's head is here and is good.
+
+        Leaving the block early ends the request. Another backend is tried only while none has accepted it.
+        Survives cancellation without leaking a connection.
+        """
+        ...
+
+    def count(self, outgoing: Outgoing, answer: bytes) -> Used:
+        """Our own count of what a call used, or with an empty answer will use: where nobody else tells.
+
+        Takes time that grows with the texts, a millisecond for some ten thousand characters.
+        """
+        ...
+
     async def chat(self, messages: Sequence[ChatMessage], *, call_id: str) -> Completion:
-        """Asks for one buffered completion. Survives cancellation without leaking a connection."""
+        """Asks a chat backend for one buffered completion, outside of anything that is sold."""
         ...
 
     async def health(self) -> Health:
@@ -655,4 +757,24 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Gives back connections; the backend is not used afterwards."""
+        ...
+
+
+class Cache(Protocol):
+    """Keeps answers for a while. Losing it, or all that it holds, costs time and nothing else.
+
+    Never raises and never makes anybody wait for long: a cache that is away, slow or full has nothing. A
+    value comes back whole or not at all. Keys are keyed hashes: nothing that anybody asked can be read here.
+    """
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value that was put under that key, while it lives."""
+        ...
+
+    async def put(self, key: bytes, value: bytes, *, ttl_seconds: float) -> None:
+        """Keeps a value for so long, or shorter."""
+        ...
+
+    async def close(self) -> None:
+        """Gives back connections; the cache is not used afterwards."""
         ...

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from arkgate.backend.chat import BackendSettings
-from arkgate.core.catalog import Catalog, Service
+from arkgate.core.catalog import Catalog
 from arkgate.core.money import Msat, sats, whole_sats
 from arkgate.core.pricing import BalanceExpiry, bundle_for
 from arkgate.gateway.challenge import ChallengeTerms
 from arkgate.gateway.doctor import NodeDuty
 from arkgate.gateway.limits import Rate
 from arkgate.gateway.sessions import SessionTerms
+from arkgate.gateway.traffic import TrafficTerms
 from arkgate.nodes import NODE_KINDS, NodeKind
 from arkgate.nodes.barkd_fees import is_dear
+from arkgate.settings_offers import Offers, OffersReader
 from arkgate.settings_table import Address, Notes, Setting, Table, is_port
 from arkgate.web.client import Network
 
@@ -28,7 +29,6 @@ DEFAULT_FILE = "arkgate.toml"
 CLIENTS_PAY_AT_MOST_SATS = 1000
 NETWORKS = ("mainnet", "testnet", "signet", "regtest", "simnet")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-_SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _NODE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
 
 
@@ -71,12 +71,13 @@ class NodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many unpaid challenges and sessions are made."""
+    """How many unpaid challenges and sessions are made, and how fast paid calls may come."""
 
     challenges_client: Rate
     challenges_all: Rate
     sessions_client: Rate
     sessions_all: Rate
+    traffic: TrafficTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,9 @@ class Settings:
     """What SQLite's write-ahead log takes on disk."""
     keys_file: Path
     nodes: tuple[NodeSettings, ...]
-    backend: BackendSettings
-    model_label: str
+    offers: Offers
     call_deadline_seconds: float
-    """How long a hold lives: the backend's total timeout and a margin to settle in."""
+    """How long a hold lives: the longest of the backends' total timeouts and a margin to settle in."""
     answers_kept_seconds: int
     unpaid_kept_days: int
     """How long after its expiry an invoice that nobody paid stays in the books."""
@@ -127,7 +127,14 @@ def known() -> Mapping[str, Sequence[Setting]]:
     """Every setting that is read, in the order of the reading, by the kind of node that it is read with."""
     found = {}
     for kind in NODE_KINDS:
-        reader = _Reader(Path(DEFAULT_FILE), {"nodes": [{"kind": kind}], "services": [{}]})
+        document = {
+            "nodes": [{"kind": kind}],
+            "services": [{}, {"kind": "http"}],
+            "models": [{}],
+            "backend": {"url": ""},
+            "backends": [{}],
+        }
+        reader = _Reader(Path(DEFAULT_FILE), document)
         with contextlib.suppress(SettingsError):  # much is missing
             reader.settings()
         found[kind] = tuple(reader.notes.settings.values())
@@ -145,11 +152,13 @@ class _Reader:
 
     def settings(self) -> Settings:
         gateway = self._document.table("gateway")
-        backend = self._document.table("backend")
         l402 = self._document.table("l402")
         store = self._document.table("store")
         listen = gateway.address("listen", "127.0.0.1:8402")
-        call_timeout = backend.number("total_timeout_seconds", 120, 1, 3600)
+        nodes = self._nodes()
+        offers = OffersReader(self._document, self.notes).read()
+        call_timeout = 120.0 if offers is None else offers.total_timeout_seconds
+        hold_margin = 60.0 if offers is None else offers.hold_margin_seconds
         sessions = self._sessions()
         values = {
             "file": self._path,
@@ -162,13 +171,14 @@ class _Reader:
             "store_url": self._store_url(store),
             "log_bytes": int(store.number("log_megabytes", 80, 1, 900)) * 1024 * 1024,
             "keys_file": store.path("keys_file", "arkgate-keys.json"),
-            "nodes": self._nodes(),
-            "model_label": backend.text("model_label", "arkgate-chat-v1"),
-            "call_deadline_seconds": call_timeout + backend.number("hold_margin_seconds", 60, 5, 3600),
-            "backend": self._backend(backend, call_timeout),
+            "nodes": nodes,
+            "call_deadline_seconds": call_timeout + hold_margin,
+            "offers": offers,
             "answers_kept_seconds": int(store.number("answers_kept_hours", 24, 24, 24 * 365) * 3600),
             "unpaid_kept_days": int(store.number("unpaid_kept_days", 90, 30, 3650)),
-            "catalog": replace(self._catalog(), balance_expiry=sessions.balance_expiry),
+            "catalog": None
+            if offers is None
+            else replace(offers.catalog, balance_expiry=sessions.balance_expiry),
             "challenge": replace(self._challenge(l402), balance_expiry=sessions.balance_expiry),
             "append_token": l402.flag("append_version_and_token", default=False),
             "sessions": sessions,
@@ -176,7 +186,7 @@ class _Reader:
         }
         if values["listen"] == values["operator_listen"]:
             self._problems.append("[gateway] listen and operator_listen are the same address.")
-        for table in (gateway, backend, l402, store, self._document):
+        for table in (gateway, l402, store, self._document):
             table.refuse_unknown()
         if self._problems:
             raise SettingsError(self._problems)
@@ -242,57 +252,6 @@ class _Reader:
         table.refuse_unknown(_of_other_kinds(word))
         return node
 
-    def _backend(self, table: "Table", total_timeout: float) -> BackendSettings | None:
-        key = table.secret("api_key")
-        try:
-            return BackendSettings(
-                url=table.text("url").rstrip("/"),
-                model=table.text("model"),
-                api_key=key,
-                system_prompt=table.text("system_prompt", "") or None,
-                connect_timeout_seconds=table.number("connect_timeout_seconds", 5, 0.1, 60),
-                first_byte_timeout_seconds=table.number("first_byte_timeout_seconds", 60, 0.1, 3600),
-                idle_timeout_seconds=table.number("idle_timeout_seconds", 30, 0.1, 3600),
-                total_timeout_seconds=total_timeout,
-                answer_bytes_max=int(table.number("answer_bytes_max", 1024 * 1024, 1024, 64 * 1024 * 1024)),
-                concurrency_max=int(table.number("concurrency_max", 64, 1, 10_000)),
-                max_tokens=int(table.number("max_tokens", 0, 0, 10_000_000)) or None,
-                ca_file=str(table.file("ca_file", required=False) or "") or None,
-            )
-        except ValueError as error:
-            if table.given.get("url"):  # what is missing or empty has been said
-                self._problems.append(f"[backend] {error}.")
-            return None
-
-    def _catalog(self) -> Catalog:
-        tables = self._document.tables("services") or [
-            Table("[[services]]", {}, self.notes, self._path.parent)
-        ]
-        if len(tables) > 1:
-            self._problems.append("[[services]] may have one entry in this version: the AI chat.")
-        services = tuple(self._service(table) for table in tables)
-        try:
-            return Catalog(services)
-        except ValueError as error:
-            self._problems.append(f"[[services]]: {error}.")
-            return Catalog(services[:1])
-
-    def _service(self, table: "Table") -> Service:
-        service = Service(
-            name=table.matching("name", _SERVICE_NAME, "ai_chat"),
-            method="POST",
-            path=table.text("path", "/api/ai-chat"),
-            price=sats(int(table.number("price_sats", 50, 1, 1_000_000))),
-            calls_per_day=int(table.number("calls_per_day", 5, 0, 1_000_000_000)) or None,
-            description=table.text("description", "AI chat: a prompt or a conversation in, one answer out."),
-        )
-        if not re.fullmatch(r"/[A-Za-z0-9._/-]+", service.path) or service.path.startswith(
-            ("/v1/", "/health")
-        ):
-            self._problems.append(f"{table.where} path must be like /api/ai-chat, not under /v1/ or /health.")
-        table.refuse_unknown()
-        return service
-
     def _challenge(self, table: "Table") -> ChallengeTerms:
         return ChallengeTerms(
             calls=int(table.number("challenge_calls", 1, 1, 100_000)),
@@ -332,6 +291,13 @@ class _Reader:
             challenges_all=rate("challenges_per_minute", 1200, 60),
             sessions_client=rate("sessions_per_hour_and_client", 10, 3600),
             sessions_all=rate("sessions_per_hour", 1000, 3600),
+            traffic=TrafficTerms(
+                at_once=int(table.number("calls_at_once", 1024, 1, 1_000_000)),
+                at_once_account=int(table.number("calls_at_once_and_account", 64, 1, 1_000_000)),
+                at_once_client=int(table.number("calls_at_once_and_client", 128, 1, 1_000_000)),
+                account=rate("calls_per_minute_and_account", 6_000, 60),
+                client=rate("calls_per_minute_and_client", 12_000, 60),
+            ),
         )
         table.refuse_unknown()
         return limits

@@ -230,6 +230,34 @@ class Table:
             self._wrong(name, "must be a URL, like https://api.example.com")
         return text
 
+    def empty(self, where: str) -> "Table":
+        """A table that is not there, so that its defaults count."""
+        return Table(where, {}, self._notes, self._base)
+
+    def texts(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """A list of texts."""
+        self._note(name, "a list of texts", ", ".join(default))
+        value = self._value(name)
+        if value is None:
+            return default
+        if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
+            self._wrong(name, "must be a list of texts in quotes")
+            return default
+        return tuple(value)
+
+    def texts_by_name(self, name: str) -> dict[str, str]:
+        """A table of texts."""
+        self._note(name, "a table of texts", "")
+        value = self._value(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(
+            isinstance(entry, str) and entry for entry in value.values()
+        ):
+            self._wrong(name, 'must be like {"name for callers" = "name of the backend"}')
+            return {}
+        return dict(value)
+
     def networks(self, name: str) -> tuple[Network, ...]:
         self._note(name, "a list of addresses and networks", "")
         value = self._value(name)

@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from arkgate.backend.chat import BackendSettings, ChatBackend
 from arkgate.backend.transport import PooledTransport, TransportLimits
+from arkgate.backend.upstream import BackendSettings, Upstream
 from arkgate.core.errors import UpstreamError
 from arkgate.ports import ChatMessage
 from tests.backend.backend_server import COMPLETION, BackendServer, Peer, always, http, serving
@@ -293,7 +293,7 @@ def test_tls_with_an_authority_of_ones_own(run: Any, tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(always(http()), tls=certificate(tmp_path, "127.0.0.1")) as server:
             url = server.url.replace("http:", "https:")
-            backend = ChatBackend(BackendSettings(url, "m", ca_file=str(tmp_path / "ca.pem")))
+            backend = Upstream(BackendSettings(url, "m", ca_file=str(tmp_path / "ca.pem")))
             for _ in range(3):
                 assert (await backend.chat([ChatMessage("user", "x")], call_id="c")).text == "Hello."
             assert server.connections_count == 1
@@ -308,7 +308,7 @@ def test_a_certificate_that_does_not_verify_is_no_backend(run: Any, tmp_path: Pa
         tls = certificate(tmp_path, "127.0.0.2" if trusted else "127.0.0.1")
         async with serving(always(http()), tls=tls) as server:
             url = server.url.replace("http:", "https:")
-            backend = ChatBackend(
+            backend = Upstream(
                 BackendSettings(url, "m", ca_file=str(tmp_path / "ca.pem") if trusted else None)
             )
             with pytest.raises(UpstreamError):

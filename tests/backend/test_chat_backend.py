@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from arkgate.backend.breaker import Breaker
-from arkgate.backend.chat import BackendSettings, ChatBackend
+from arkgate.backend.upstream import BackendSettings, Upstream
 from arkgate.core.errors import (
     BackendRejected,
     BackendUnavailable,
@@ -46,7 +46,7 @@ def ask(behave: Behaviour, *, calls_count: int = 1, **changes: Any) -> tuple[lis
 
     async def main() -> tuple[list[Completion], BackendServer]:
         async with serving(behave) as server:
-            backend = ChatBackend(settings(server, **changes))
+            backend = Upstream(settings(server, **changes))
             try:
                 got = [await backend.chat(HELLO, call_id=f"call-{n}") for n in range(calls_count)]
                 return got, server
@@ -87,7 +87,7 @@ def test_an_answer_comes_back_with_its_usage() -> None:
 
 
 def test_the_request_is_built_from_the_settings_and_the_messages_only() -> None:
-    _, server = ask(always(http()), system_prompt="Be brief.", max_tokens=50)
+    _, server = ask(always(http()))
 
     head, body = server.requests[0]
     lines = head.decode().split("\r\n")
@@ -106,9 +106,8 @@ def test_the_request_is_built_from_the_settings_and_the_messages_only() -> None:
     )
     assert orjson.loads(body) == {
         "model": "small",
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}],
+        "messages": [{"role": "user", "content": "Hello?"}],
         "stream": False,
-        "max_tokens": 50,
     }
 
 
@@ -121,7 +120,7 @@ def test_without_a_key_no_authorization_is_sent() -> None:
 def test_a_call_id_cannot_smuggle_a_header() -> None:
     async def main() -> None:
         async with serving(always(http())) as server:
-            backend = ChatBackend(settings(server))
+            backend = Upstream(settings(server))
             with pytest.raises(ValueError, match="printable"):
                 await backend.chat(HELLO, call_id="a\r\nX-Evil: 1")
             await backend.close()
@@ -305,7 +304,7 @@ def test_a_mistake_of_the_caller_is_passed_on_with_the_backends_own_words(status
 
     assert isinstance(got, BackendRejected)
     assert got.status == status
-    assert got.message.startswith("The chat backend refused the request: too long … yyy")
+    assert got.message.startswith("The backend refused the request: too long … yyy")
     assert got.message.isprintable()
     assert len(got.message) < 350
 
@@ -342,7 +341,7 @@ def test_a_redirect_is_not_followed() -> None:
         async with serving(always(http())) as other:
             location = f"Location: http://127.0.0.1:{other.port}/v1/chat/completions"
             async with serving(always(http(status="307 Temporary Redirect", headers=(location,)))) as server:
-                backend = ChatBackend(settings(server))
+                backend = Upstream(settings(server))
                 with pytest.raises(UpstreamError):
                     await backend.chat(HELLO, call_id="c")
                 await backend.close()
@@ -354,7 +353,7 @@ def test_a_redirect_is_not_followed() -> None:
 def test_a_failed_answer_keeps_its_connection() -> None:
     async def main() -> None:
         async with serving(always(http(b"{}", status="500 Oops"))) as server:
-            backend = ChatBackend(settings(server))
+            backend = Upstream(settings(server))
             for _ in range(3):
                 with pytest.raises(UpstreamError):
                     await backend.chat(HELLO, call_id="c")
@@ -392,7 +391,7 @@ def test_bytes_on_an_idle_connection_close_it() -> None:
 
     async def main() -> None:
         async with serving(behave) as server:
-            backend = ChatBackend(settings(server))
+            backend = Upstream(settings(server))
             await backend.chat(HELLO, call_id="a")
             await asyncio.sleep(0.1)
             second = await backend.chat(HELLO, call_id="b")
@@ -431,7 +430,7 @@ def test_a_stale_connection_is_replaced_once(reset: bool) -> None:
 def test_a_new_connection_that_closes_is_not_tried_again() -> None:
     async def main() -> None:
         async with serving(stale_after(0, connections=range(100))) as server:
-            backend = ChatBackend(settings(server))
+            backend = Upstream(settings(server))
             with pytest.raises(UpstreamError):
                 await backend.chat(HELLO, call_id="a")
             await backend.close()
@@ -449,7 +448,7 @@ def test_after_one_byte_of_an_answer_nothing_is_tried_again() -> None:
 
     async def main() -> None:
         async with serving(behave) as server:
-            backend = ChatBackend(settings(server))
+            backend = Upstream(settings(server))
             await backend.chat(HELLO, call_id="a")
             with pytest.raises(UpstreamError):
                 await backend.chat(HELLO, call_id="b")
@@ -468,7 +467,7 @@ def free_port() -> int:
 
 def test_a_refused_connection_is_an_upstream_error_and_then_no_call_is_sold() -> None:
     async def main() -> None:
-        backend = ChatBackend(settings(BackendServer(port=free_port())))
+        backend = Upstream(settings(BackendServer(port=free_port())))
         for _ in range(3):
             backend.admit()
             with pytest.raises(UpstreamError):
@@ -495,7 +494,7 @@ def test_a_connection_that_is_never_accepted_is_a_timeout() -> None:
                 filler.connect_ex(full.getsockname())
                 fillers.append(filler)
             server = BackendServer(port=full.getsockname()[1])
-            backend = ChatBackend(settings(server, connect_timeout_seconds=0.2))
+            backend = Upstream(settings(server, connect_timeout_seconds=0.2))
             with pytest.raises(UpstreamTimeout):
                 await backend.chat(HELLO, call_id="c")
             assert backend.connections_busy_count == 0
@@ -584,7 +583,7 @@ def test_calls_over_the_bound_are_not_admitted_and_wait_for_a_turn() -> None:
     async def main() -> None:
         behave, opened = gate()
         async with serving(behave) as server:
-            backend = ChatBackend(settings(server, concurrency_max=2, first_byte_timeout_seconds=5))
+            backend = Upstream(settings(server, concurrency_max=2, first_byte_timeout_seconds=5))
             backend.admit()
             calls = [asyncio.create_task(backend.chat(HELLO, call_id=f"{n}")) for n in range(4)]
             await asyncio.sleep(0.1)
@@ -607,7 +606,7 @@ def test_a_call_waits_for_its_turn_only_so_long() -> None:
     async def main() -> None:
         behave, opened = gate()
         async with serving(behave) as server:
-            backend = ChatBackend(settings(server, concurrency_max=1, connect_timeout_seconds=0.1))
+            backend = Upstream(settings(server, concurrency_max=1, queue_timeout_seconds=0.1))
             first = asyncio.create_task(backend.chat(HELLO, call_id="1"))
             await asyncio.sleep(0.02)
             with pytest.raises(Overloaded):
@@ -619,7 +618,7 @@ def test_a_call_waits_for_its_turn_only_so_long() -> None:
     asyncio.run(main())
 
 
-async def cancelled_calls(backend: ChatBackend, calls_count: int) -> None:
+async def cancelled_calls(backend: Upstream, calls_count: int) -> None:
     chance = random.Random(7)
 
     async def one(number: int) -> None:
@@ -645,7 +644,7 @@ def test_two_thousand_cancelled_calls_leak_nothing() -> None:
 
     async def main() -> None:
         async with serving(behave) as server:
-            backend = ChatBackend(settings(server, first_byte_timeout_seconds=5, total_timeout_seconds=10))
+            backend = Upstream(settings(server, first_byte_timeout_seconds=5, total_timeout_seconds=10))
             await cancelled_calls(backend, 2048)
             assert backend.connections_busy_count == 0
             assert backend.under_way_count == 0
@@ -676,7 +675,7 @@ def test_two_thousand_cancelled_calls_leak_nothing() -> None:
 def test_health_says_what_the_backend_says(answer: bytes, ready: bool, state: str, word: str) -> None:
     async def main() -> None:
         async with serving(always(answer, then_close=True)) as server:
-            backend = ChatBackend(settings(server))
+            backend = Upstream(settings(server))
             health = await backend.health()
             await backend.close()
             assert (health.ready, health.state) == (ready, state)
@@ -689,7 +688,7 @@ def test_health_says_what_the_backend_says(answer: bytes, ready: bool, state: st
 
 def test_health_of_nothing_is_unreachable() -> None:
     async def main() -> None:
-        backend = ChatBackend(settings(BackendServer(port=free_port())))
+        backend = Upstream(settings(BackendServer(port=free_port())))
         health = await backend.health()
         await backend.close()
         assert (health.ready, health.state) == (False, "unreachable")
@@ -708,7 +707,7 @@ def test_health_answers_when_every_turn_is_taken() -> None:
                 await peer.send(http())
 
         async with serving(behave) as server:
-            backend = ChatBackend(settings(server, concurrency_max=1))
+            backend = Upstream(settings(server, concurrency_max=1))
             call = asyncio.create_task(backend.chat(HELLO, call_id="1"))
             await asyncio.sleep(0.05)
             first, second = await asyncio.gather(backend.health(), backend.health())
@@ -725,7 +724,7 @@ def test_closing_ends_what_is_under_way() -> None:
     async def main() -> None:
         behave, _ = gate()
         async with serving(behave) as server:
-            backend = ChatBackend(settings(server))
+            backend = Upstream(settings(server))
             call = asyncio.create_task(backend.chat(HELLO, call_id="1"))
             await asyncio.sleep(0.05)
             await backend.close()
@@ -758,7 +757,7 @@ def test_the_key_is_not_shown() -> None:
 
 
 def test_a_chat_backend_is_a_backend() -> None:
-    backend: Backend = ChatBackend(BackendSettings("http://host/v1", "m"))
+    backend: Backend = Upstream(BackendSettings("http://host/v1", "m"))
     ways: list[Callable[[], Awaitable[Any]]] = [backend.health, backend.close]
 
     assert len(ways) == 2

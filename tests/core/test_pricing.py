@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arkgate.core.catalog import Catalog, Service
+from arkgate.core.catalog import Catalog, Endpoint, Service
 from arkgate.core.money import Msat, sats
-from arkgate.core.pricing import Quote, bundle_for
+from arkgate.core.pricing import Quote, Tariff, bundle_for
 
 
 def quote(price_msat: int) -> Quote:
@@ -14,7 +14,8 @@ def quote(price_msat: int) -> Quote:
 
 
 def service(name: str = "ai_chat", path: str = "/api/ai-chat") -> Service:
-    return Service(name, "POST", path, sats(50), 5, "AI chat.")
+    endpoint = Endpoint(path, ("POST",), "AI chat.")
+    return Service(name, (endpoint,), Tariff(call=sats(50)), sats(50), 5, "AI chat.")
 
 
 @pytest.mark.parametrize(

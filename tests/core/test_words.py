@@ -15,6 +15,7 @@ CODES = {
     "Unprocessable": "unprocessable",
     "NotFound": "not_found",
     "MethodNotAllowed": "method_not_allowed",
+    "UpgradeNotSupported": "upgrade_not_supported",
     "InvalidCredential": "invalid_credential",
     "InvalidToken": "invalid_token",
     "MissingCredential": "missing_credential",

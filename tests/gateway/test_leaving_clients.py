@@ -16,7 +16,7 @@ from tests.gateway.suspensions import Asked, Left, Watch, Watched, cancelled_at,
 from tests.stage import PROMPT, Stage, eventually, run, staged
 
 from arkgate import app
-from arkgate.backend.chat import BackendSettings, ChatBackend
+from arkgate.backend.upstream import BackendSettings, Upstream
 from arkgate.store import read_store
 from arkgate.web.guard import Guard
 
@@ -29,10 +29,10 @@ TIMES = 4
 """How often a free request is left at each await: more than 8 lost slots would show."""
 
 
-class KeptBackend(ChatBackend):
+class KeptBackend(Upstream):
     """The backend, and the one that was made last."""
 
-    latest: ClassVar[ChatBackend]
+    latest: ClassVar[Upstream]
 
     def __init__(self, settings: BackendSettings) -> None:
         super().__init__(settings)
@@ -126,7 +126,7 @@ def play(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Story], None]:
     """Plays a story for each way to leave."""
-    monkeypatch.setattr(app, "ChatBackend", KeptBackend)
+    monkeypatch.setattr(app, "Upstream", KeptBackend)
 
     async def played(story: Story) -> None:
         async with scene(tmp_path, request.param) as now:

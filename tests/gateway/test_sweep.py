@@ -20,7 +20,7 @@ from tests.store.books import (
     settlement,
 )
 
-from arkgate.backend.chat import BackendSettings, ChatBackend
+from arkgate.backend.upstream import BackendSettings, Upstream
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.keys import Keyring, Purpose, PurposeKind, token_digest
 from arkgate.core.ledger import FundOutcome, InvoiceState, ReserveOutcome
@@ -89,8 +89,8 @@ async def test_a_payment_after_the_pruning_makes_the_old_token_work(store: Store
 
 async def store_is_ready(store: Store) -> bool:
     """What a fresh readiness check says of the books; the backend is nowhere and does not matter."""
-    backend = ChatBackend(BackendSettings("http://127.0.0.1:9/v1", "none"))
-    check = ReadinessCheck([], backend, store.statements, Calls(), ledger=store.ledger)
+    backend = Upstream(BackendSettings("http://127.0.0.1:9/v1", "none"))
+    check = ReadinessCheck([], {"ai_chat": backend}, store.statements, Calls(), ledger=store.ledger)
     readiness = await check.check()
     await backend.close()
     return readiness.dependencies["store"].ready

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from tests.stage import PROMPT, Stage, eventually, play
 
+from arkgate.web.openai import PATHS
+
 ALLOWED = {
     "authorization",
     "content-type",
@@ -169,10 +171,12 @@ def test_a_prompt_follows_no_rule_but_the_stated_ones(tmp_path: Path) -> None:
 def test_the_catalog_says_what_is_charged(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         catalog = (await stage.http.get("/v1/catalog")).json()
-        (endpoint,) = catalog["endpoints"]
+        endpoint, *others = catalog["endpoints"]
 
         assert (endpoint["path"], endpoint["method"]) == ("/api/ai-chat", "POST")
         assert (endpoint["cost_sats"], endpoint["calls_per_day"]) == (70, None)
+        assert [other["path"] for other in others] == list(PATHS)
+        assert all(other["cost_sats"] == 70 for other in others)
         assert (catalog["session"]["minimum_sats"], catalog["session"]["maximum_sats"]) == (1, 1_000_000)
         offer = (await stage.chat()).json()
         assert (offer["call_price_sats"], offer["price_sats"], offer["calls_per_day"]) == (70, 210, None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.stage import Stage, run, staged
 
 from arkgate.core.errors import InvalidRequest, Refusal
-from arkgate.web.body import read_chat, read_object
+from arkgate.web.body import chat_messages, read_object
 from arkgate.web.protocol import ProtocolLimits
 
 LIMITS = ProtocolLimits(head_timeout_seconds=0.4, body_timeout_seconds=0.4, linger_seconds=0.2)
@@ -168,9 +168,12 @@ names = st.sampled_from(["prompt", "messages", "stream", "role", "content", "sys
 def test_no_body_raises_anything_but_a_refusal(body: bytes | dict[str, object]) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
-    found = read_chat(content, {})
+    try:
+        found = chat_messages(read_object(content))
+    except Refusal:
+        return
 
-    assert isinstance(found, Refusal) or all(len(message.content) <= 4000 for message in found)
+    assert all(len(message.content) <= 4000 for message in found)
 
 
 def test_requests_that_two_readers_would_frame_differently_are_refused(tmp_path: Path) -> None:
@@ -339,7 +342,7 @@ def test_strange_headers_are_refused_or_ignored(tmp_path: Path) -> None:
             b"X-HTTP-Method-Override: DELETE",
         ):
             status = await raw(stage, request(token, header, body=bad))
-            assert status in (0, 100) or 400 <= status < 500, header
+            assert status in (0, 100, 501) or 400 <= status < 500, header
 
     play(tmp_path, attack)
 

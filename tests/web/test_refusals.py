@@ -94,7 +94,7 @@ def test_a_bad_body_is_refused_without_charge_or_use_of_the_day(tmp_path: Path) 
         refused(await send('{"system_prompt": "x", "prompt": "y"}'), errors.InvalidRequest)
         refused(await send('{"messages": [{"role": "system", "content": "x"}]}'), errors.InvalidRequest)
         refused(await send('{"messages": [{"role": "assistant", "content": "x"}]}'), errors.InvalidRequest)
-        refused(await send('{"prompt": "x", "stream": "please"}'), errors.NotSupported)
+        refused(await send('{"prompt": "x", "stream": "please"}'), errors.InvalidRequest)
         refused(await send('{"prompt": "' + "x" * 4001 + '"}'), errors.PayloadTooLarge)
         refused(await send(" " * (1024 * 1024 + 1)), errors.PayloadTooLarge)
         refused(await send('{"prompt": "x"}', **{"content-type": "image/png"}), errors.UnsupportedMediaType)
@@ -125,6 +125,17 @@ def test_an_amount_out_of_range_names_the_range_and_makes_no_invoice(tmp_path: P
         assert invoices_made(stage) == before
 
     play(tmp_path, story, {"[sessions]": "minimum_sats = 10\nmaximum_sats = 1000"})
+
+
+@tells(errors.UpgradeNotSupported)
+def test_a_websocket_is_told_that_there_is_none(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token(100)
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        for headers in (upgrade, {**token, **upgrade}):
+            refused(await stage.http.get("/api/ai-chat", headers=headers), errors.UpgradeNotSupported)
+
+    play(tmp_path, story)
 
 
 @tells(errors.NotFound, errors.MethodNotAllowed)
@@ -209,7 +220,7 @@ def test_nobody_is_asked_to_pay_for_a_body_that_cannot_be_served(tmp_path: Path)
             ("[]", errors.InvalidRequest),
             ("{", errors.InvalidRequest),
             ('{"prompt": 5}', errors.InvalidRequest),
-            ('{"prompt": "x", "stream": "please"}', errors.NotSupported),
+            ('{"prompt": "x", "stream": "please"}', errors.InvalidRequest),
             ('{"prompt": "' + "x" * 4001 + '"}', errors.PayloadTooLarge),
         ):
             refused(await stage.http.post("/api/ai-chat", content=content), kind)

@@ -1,25 +1,79 @@
 """Reads what an OpenAI-compatible server answers; knows no sockets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import orjson
 
+from arkgate.backend.events import usage_in
 from arkgate.core.errors import BackendRejected, Refusal, UpstreamError
-from arkgate.ports import Completion
+from arkgate.ports import Completion, Dialect, Usage
 
 ERROR_CHARACTERS_MAX = 300
 MODEL_CHARACTERS_MAX = 128
+
+NOT_ACCEPTED = frozenset({401, 403, 404, 429, 503})
+"""The backend's statuses that say that it did nothing: another one may be asked."""
 
 CALLERS_MISTAKES = frozenset({400, 413, 422})
 """The backend's statuses that are passed on; every other failure is the operator's trouble."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """A model's public name, and the backend's own for it, which callers do not see."""
+
+    public: str | None = None
+    own: str | None = None
+
+    def mapped(self, body: bytes) -> bytes:
+        """A piece of an answer with the public name where the backend wrote its own.
+
+        Inside a JSON text the quotes would be escaped, so that no answer's words are changed.
+        """
+        if self.own is None or self.public is None or self.own == self.public or not body:
+            return body
+        own, public = orjson.dumps(self.own), orjson.dumps(self.public)
+        for between in (b":", b": "):
+            body = body.replace(b'"model"' + between + own, b'"model"' + between + public)
+        return body
+
+
+def read_whole(body: bytes, dialect: Dialect, names: ModelNames) -> tuple[bytes, Usage | None]:
+    """A 2xx answer as it may go on, and what it says was used. Raises UpstreamError when it says nothing."""
+    answer = load(body)
+    if answer.get("error"):
+        raise UpstreamError("The backend answered with an error; nothing was charged.")
+    if not _says_something(answer, dialect):
+        raise UpstreamError("The backend's answer is empty; nothing was charged.")
+    return names.mapped(body), usage_in(dialect, answer)
+
+
+def _says_something(answer: Mapping[str, object], dialect: Dialect) -> bool:
+    if dialect is Dialect.EMBEDDINGS:
+        return bool(answer.get("data"))
+    if dialect is Dialect.RESPONSES:
+        return bool(answer.get("output")) and answer.get("status") != "failed"
+    if dialect is Dialect.MESSAGES:
+        return bool(answer.get("content"))
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        if not isinstance(choice, dict):
+            continue
+        message = choice.get("message")
+        if choice.get("text") or (
+            isinstance(message, dict) and any(value for name, value in message.items() if name != "role")
+        ):
+            return True
+    return False
+
+
 def read_completion(body: bytes, *, default_model: str) -> Completion:
     """The completion in a 2xx answer. Raises UpstreamError when there is none."""
-    answer = _load(body)
+    answer = load(body)
     text = _text_of(answer)
     if not text.strip():
-        raise UpstreamError("The chat backend answered without any text; nothing was charged.")
+        raise UpstreamError("The backend answered without any text; nothing was charged.")
     model = answer.get("model")
     usage = answer.get("usage")
     counts = usage if isinstance(usage, dict) else {}
@@ -37,21 +91,21 @@ def read_completion(body: bytes, *, default_model: str) -> Completion:
 def read_refusal(status: int, body: bytes, *, secret: str | None) -> Refusal:
     """What a failed answer means for the caller. Says nothing of the backend's address or key."""
     if status not in CALLERS_MISTAKES:
-        return UpstreamError(f"The chat backend failed (status {status}); nothing was charged.")
+        refusal = UpstreamError(f"The backend failed (status {status}); nothing was charged.")
+        refusal.nothing_begun = status in NOT_ACCEPTED
+        return refusal
     message = _error_message(body)
     if secret:
         message = message.replace(secret, "…")
     message = plain(message, ERROR_CHARACTERS_MAX)
-    sentence = f"The chat backend refused the request: {message}" if message else ""
-    return BackendRejected(
-        sentence or f"The chat backend refused the request (status {status}).", status=status
-    )
+    sentence = f"The backend refused the request: {message}" if message else ""
+    return BackendRejected(sentence or f"The backend refused the request (status {status}).", status=status)
 
 
 def read_model_names(body: bytes) -> Sequence[str]:
     """The names in an answer to GET /models; empty when it cannot be read."""
     try:
-        listed = _load(body).get("data")
+        listed = load(body).get("data")
     except UpstreamError:
         return ()
     entries = listed if isinstance(listed, list) else []
@@ -68,13 +122,14 @@ def plain(text: str, characters_max: int) -> str:
     return line if len(line) <= characters_max else line[: characters_max - 1] + "…"
 
 
-def _load(body: bytes) -> dict[str, object]:
+def load(body: bytes) -> dict[str, object]:
+    """The JSON object of an answer. Raises UpstreamError."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
-        raise UpstreamError("The chat backend's answer cannot be read; nothing was charged.") from exc
+        raise UpstreamError("The backend's answer cannot be read; nothing was charged.") from exc
     if not isinstance(answer, dict):
-        raise UpstreamError("The chat backend's answer cannot be read; nothing was charged.")
+        raise UpstreamError("The backend's answer cannot be read; nothing was charged.")
     return answer
 
 

@@ -1,7 +1,6 @@
 """One HTTP/1.1 connection to the backend, and the one answer that is arriving on it."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -75,7 +74,7 @@ class Exchange(httpx.AsyncByteStream):
         self._total_deadline = total_deadline
         self._first_byte_deadline = total_deadline
         self._loop = asyncio.get_running_loop()
-        self._parts: deque[bytes] = deque()
+        self._parts: list[bytes] = []
         self._buffered_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -97,16 +96,22 @@ class Exchange(httpx.AsyncByteStream):
         if self.failure is not None:
             raise self.failure
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            if self._parts:
-                yield self._next_part()
-            elif self.failure is not None:
+    async def read(self) -> bytes:
+        """All of the body that is here and was not read, as soon as there is something; empty at the end.
+
+        Raises what the exchange failed with, once what came before was read.
+        """
+        while not self._parts:
+            if self.failure is not None:
                 raise self.failure
-            elif self.complete:
-                return
-            else:
-                await self._wait()
+            if self.complete:
+                return b""
+            await self._wait()
+        return self._take()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while part := await self.read():
+            yield part
 
     async def aclose(self) -> None:
         """Ends the exchange; a connection with a half-read answer on it is closed."""
@@ -152,13 +157,15 @@ class Exchange(httpx.AsyncByteStream):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _next_part(self) -> bytes:
-        part = self._parts.popleft()
-        self._buffered_bytes -= len(part)
-        if self._connection is not None and self._connection.is_paused and not self._parts:
+    def _take(self) -> bytes:
+        parts = self._parts
+        taken = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self._buffered_bytes = 0
+        if self._connection is not None and self._connection.is_paused:
             self.received_at = self._loop.time()  # the pause was ours, not the backend's
             self._connection.resume_reading()
-        return part
+        return taken
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()

@@ -14,7 +14,7 @@ from arkgate.backend.connection import (
     TransportLimits,
 )
 
-__all__ = ["AnswerTooLarge", "PooledTransport", "TransportLimits", "complete", "encode_head"]
+__all__ = ["AnswerTooLarge", "Exchange", "PooledTransport", "TransportLimits", "complete", "encode_head"]
 
 
 class PooledTransport(httpx.AsyncBaseTransport):

@@ -9,13 +9,25 @@ TABLES: Mapping[str, str] = {
     "[gateway]": "Where it listens and who it is.",
     "[store]": "The books and the keys. Back the key file up apart from the database.",
     "[[nodes]]": "The payment nodes, one entry each: [several](nodes/several.md) may be named.",
-    "[backend]": "The server that answers: any OpenAI-compatible one.",
-    "[[services]]": "What is sold.",
+    "[backend]": (
+        "The server that answers: any OpenAI-compatible one. Also what is added to every question, "
+        "and how streams are kept going."
+    ),
+    "[[backends]]": (
+        "Several of them, or the servers of other HTTP APIs; `[backend]` may be left out then. "
+        "One that has not begun with a call leaves it to the next."
+    ),
+    "[[services]]": "What is sold: the AI chat, and [any other HTTP API](sell-your-api.md).",
+    "[[models]]": (
+        "The models that callers may name, each with its price. Without an entry there is one, "
+        "`model_label`, at the service's price."
+    ),
+    "[cache]": "Answers to [repeated questions](api.md#repeated-questions).",
     "[l402]": "What an unpaid call is offered.",
     "[sessions]": "What a funding request may ask for.",
     "[limits]": (
-        "How many unpaid challenges and sessions are made. "
-        "A payer with a funded account has limits of its own."
+        "How many unpaid challenges and sessions are made (a payer with a funded account has limits of its "
+        "own), and how many calls. Each process counts for itself."
     ),
 }
 """Each table with what it is about, in the order of the page."""
@@ -72,28 +84,55 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "[backend]": {
-        "url": "Its base URL, as for OpenAI's SDKs: `http://127.0.0.1:11434/v1`.",
-        "model": "The model that it is asked for.",
-        "model_label": "What answers call the model.",
-        "api_key": "Its key. Better in a file of its own.",
-        "api_key_file": "A file that holds the key and nothing else.",
-        "system_prompt": "Goes before every conversation.",
-        "connect_timeout_seconds": "How long a connection may take.",
-        "first_byte_timeout_seconds": "How long it may say nothing at first.",
-        "idle_timeout_seconds": "How long it may say nothing in the middle.",
-        "total_timeout_seconds": "How long a whole answer may take; after it the payer is refunded.",
-        "hold_margin_seconds": "How much longer than that the price of a call stays held, to settle in.",
-        "answer_bytes_max": "A larger answer is refused and refunded.",
-        "concurrency_max": "More calls at once are answered 503, before anything is held.",
-        "max_tokens": "The longest answer to ask for; 0 leaves it to the backend.",
-        "ca_file": "The authority that its certificate comes from, where the host does not know it.",
+        "model_label": "What callers and answers call the model.",
+        "system_prompt": "Goes before every conversation of `/api/ai-chat`.",
+        "max_tokens": "The longest answer of `/api/ai-chat` to ask for; 0 leaves it to the backend.",
+        "heartbeat_seconds": "How often the reader of a stream hears something before its first token.",
+        "drain_seconds": "How long a stream is taken on whose reader has left, to learn what it used.",
+        "request_bytes_max": "The largest request to OpenAI's routes; pictures are in it.",
+        "hold_margin_seconds": "How much longer than a call the price stays held, to settle in.",
+    },
+    "[[backends]]": {
+        "name": "What services and logs call it.",
+        "kind": "`openai` speaks OpenAI's API; `http` is any other and gets requests as they are.",
     },
     "[[services]]": {
+        "kind": "`chat` is answers of AI models, one entry at most; `http` is any HTTP API.",
         "name": "Its name in credentials and books. A new name is a new service.",
-        "path": "Where it is called.",
-        "price_sats": "What a call costs.",
-        "calls_per_day": "Calls of an account in a UTC day; 0 for any number.",
+        "path": "Where it is called: one path, or everything under it when it ends in a slash (`http`).",
+        "price_sats": "What a call costs. Of kind `http` also parts of a sat.",
+        "calls_per_day": "Calls of an account in a UTC day; 0: any number. Of kind `http` 0, unless given.",
         "description": "What the catalog says of it.",
+        "backends": "Who does the work, by name. Of kind `chat` all of kind `openai`, unless given.",
+        "openai": "Whether OpenAI's routes and Anthropic's are sold, too.",
+        "methods": "What may be asked with.",
+        "second_sats": "What a second of the backend's work costs beside that.",
+        "kilobyte_sats": "What 1,024 bytes of the answer cost beside that.",
+        "hold_sats": "What a call may cost at most where it is paid by what it uses; held until it ends.",
+        "strip_path": "Whether `path` is left out of what the backend is asked for.",
+        "request_headers": "Headers of the caller's that the backend gets. Credentials never pass.",
+        "response_headers": "Headers of the backend's that the caller gets.",
+        "request_bytes_max": "The largest request.",
+    },
+    "[[models]]": {
+        "name": "The name that callers use.",
+        "price_sats": "What a call costs, whatever it uses. The service's price where no tokens are priced.",
+        "input_sats_per_million": "What a million tokens of the question cost.",
+        "cached_sats_per_million": "What cached ones of them cost: the same, unless given.",
+        "output_sats_per_million": "What a million tokens of the answer cost.",
+        "max_tokens": "The longest answer that may be asked for; a request for more is cut to it. 0: any.",
+        "default_max_tokens": "How long an answer may be that names no length, where tokens are priced.",
+        "context_tokens": "What the model reads at most; shown to callers.",
+    },
+    "[cache]": {
+        "url": "`memory`, or `redis://…` of a Redis or Valkey that several gateways share.",
+        "megabytes": "How much is kept in memory.",
+        "ttl_seconds": "How long an answer is kept. 0: none is.",
+        "per_account": "Whether an account gets its own earlier answers only.",
+        "hit_percent": "What a kept answer costs of its price. At 0 it uses up no call of the day either.",
+        "entry_bytes_max": "A larger answer is not kept.",
+        "temperature_max": "Requests to OpenAI's routes above it, or without one, are asked anew each time.",
+        "tools": "Whether requests with tools may be answered from here.",
     },
     "[l402]": {
         "challenge_calls": "Calls that one challenge sells. Clients refuse more than 1,000 sats by default.",
@@ -116,7 +155,35 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "challenges_per_minute": "Challenges in all.",
         "sessions_per_hour_and_client": "Sessions and top-ups of one address.",
         "sessions_per_hour": "Sessions and top-ups in all.",
+        "calls_at_once": "Paid calls under way; more are answered 503, before anything is held.",
+        "calls_at_once_and_account": "Those of one account; more are answered 429.",
+        "calls_at_once_and_client": "Those of one address.",
+        "calls_per_minute_and_account": "How fast one account may call.",
+        "calls_per_minute_and_client": "How fast one address may.",
     },
+}
+
+_OF_BACKENDS: Mapping[str, str] = {
+    "url": "Its base URL, as for OpenAI's SDKs: `http://127.0.0.1:11434/v1`.",
+    "model": "The model that it is asked for.",
+    "models": "Its own names of models, by the names that callers use.",
+    "api_key": "Its key. Better in a file of its own.",
+    "api_key_file": "A file that holds the key and nothing else.",
+    "api_key_header": "Where the key goes: as a bearer token in `Authorization`, bare in any other.",
+    "priority": "Those with the lowest number are asked first.",
+    "weight": "Its share of the calls among those of one priority.",
+    "connect_timeout_seconds": "How long a connection may take.",
+    "first_byte_timeout_seconds": "How long it may say nothing at first.",
+    "idle_timeout_seconds": "How long it may say nothing in the middle.",
+    "total_timeout_seconds": "How long a whole answer may take; after it the payer is refunded.",
+    "answer_bytes_max": "A larger answer is refused and refunded.",
+    "stream_bytes_max": "A larger stream is broken off and refunded.",
+    "concurrency_max": "More calls at once are answered 503, before anything is held.",
+    "queue_max": "How many calls are taken beyond that, to wait for their turn.",
+    "queue_timeout_seconds": (
+        "How long they wait before they are refunded; `connect_timeout_seconds`, unless given."
+    ),
+    "ca_file": "The authority that its certificate comes from, where the host does not know it.",
 }
 """What each setting decides. A test fails when one that is read is missing here, or one here is not read."""
 
@@ -129,6 +196,22 @@ One TOML file: the one that `--config` names, else `arkgate.toml` where the comm
 relative to it. `arkgate init` writes one with comments, `arkgate config check` says in sentences what is
 wrong or missing, and `arkgate doctor` tries what it names. It is read once, at the start.
 """
+
+
+def meaning_of(table: str, name: str) -> str:
+    """What a setting decides. Raises KeyError."""
+    if table in ("[backend]", "[[backends]]") and name in _OF_BACKENDS:
+        return _OF_BACKENDS[name]
+    return MEANINGS[table][name]
+
+
+def meanings() -> Mapping[str, frozenset[str]]:
+    """The names of all settings that have a meaning here, by table."""
+    common = frozenset(_OF_BACKENDS)
+    return {
+        table: frozenset(names) | (common if table in ("[backend]", "[[backends]]") else frozenset())
+        for table, names in MEANINGS.items()
+    }
 
 
 def settings_by_table() -> Mapping[str, Mapping[str, tuple[Setting, tuple[str, ...]]]]:
@@ -154,7 +237,7 @@ def _tables() -> Iterator[str]:
         yield "|---|---|---|---|"
         for name, (setting, kinds) in entries.items():
             only = "" if kinds == everywhere else f" Only for `{'`, `'.join(kinds)}`."
-            meaning = MEANINGS[table][name]
+            meaning = meaning_of(table, name)
             yield f"| `{name}` | {setting.values} | {_default(setting.default)} | {meaning}{only} |"
         yield ""
 

@@ -58,18 +58,55 @@ url = ""                             # e.g. "http://127.0.0.1:11434/v1"
 model = ""                           # e.g. "llama3.2"
 # api_key_file = "backend.key"       # or api_key = "…"
 # system_prompt = "Answer concisely."
-# model_label = "arkgate-chat-v1"    # the model's name in answers
+# model_label = "arkgate-chat-v1"    # the model's name for callers and in answers
 # max_tokens = 512
 # concurrency_max = 64               # more calls at once are answered 503 before anything is held
+# queue_max = 0                      # or wait for their turn: so many, and
+# queue_timeout_seconds = 5          # so long
 # connect_timeout_seconds = 5
 # first_byte_timeout_seconds = 60
 # total_timeout_seconds = 120
+# heartbeat_seconds = 10             # what keeps a stream's reader waiting for the first token
+# drain_seconds = 30                 # how long a stream goes on whose reader has left
 
 [[services]]
 name = "ai_chat"
 path = "/api/ai-chat"
 price_sats = 50
 calls_per_day = 5                    # a UTC day and account; 0 for any number
+# openai = true                      # sell OpenAI's routes, too: /v1/chat/completions and others
+
+# Any other HTTP API is sold by an entry of its own (docs/sell-your-api.md):
+# [[services]]
+# kind = "http"
+# name = "weather"
+# path = "/weather/"                 # everything under it
+# methods = ["GET"]
+# price_sats = 2
+# backends = ["weather"]
+
+# [[backends]]
+# name = "weather"
+# kind = "http"
+# url = "http://127.0.0.1:8081"
+
+# Models with prices of their own; without an entry there is one, at the service's price:
+# [[models]]
+# name = "arkgate-chat-v1"
+# input_sats_per_million = 300       # or price_sats, for each call
+# cached_sats_per_million = 30
+# output_sats_per_million = 1500
+# max_tokens = 8192                  # a request for more is cut to it
+# default_max_tokens = 4096          # what is held for a request that names no length
+# context_tokens = 131072
+
+# [cache]                            # exact repeats are answered from here
+# ttl_seconds = 600                  # 0: never
+# hit_percent = 100                  # what such an answer costs of its price
+# per_account = false                # only an account's own answers
+# temperature_max = 0                # OpenAI's requests above it are asked anew
+# megabytes = 64
+# url = "memory"                     # or "redis://127.0.0.1:6379/0", which several gateways share
 
 # [l402]
 # challenge_calls = 1                # calls in one L402 challenge; clients refuse more than 1000 sats
@@ -88,4 +125,9 @@ calls_per_day = 5                    # a UTC day and account; 0 for any number
 # challenges_per_minute = 1200
 # sessions_per_hour_and_client = 10
 # sessions_per_hour = 1000
+# calls_at_once = 1024               # paid calls; more are answered 503
+# calls_at_once_and_account = 64     # more are answered 429
+# calls_at_once_and_client = 128
+# calls_per_minute_and_account = 6000
+# calls_per_minute_and_client = 12000
 """

@@ -2,27 +2,86 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from arkgate.core.money import Msat
-from arkgate.core.pricing import BalanceExpiry, Quote
+from arkgate.core.pricing import BalanceExpiry, Quote, Tariff
+
+
+class ServiceKind(Enum):
+    """What a service sells."""
+
+    CHAT = "chat"
+    """Answers of AI models, by `/api/ai-chat` and OpenAI's routes."""
+    HTTP = "http"
+    """Any HTTP API, forwarded as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A priced path."""
+
+    path: str
+    """The exact path, or everything under it when it ends in a slash."""
+    methods: tuple[str, ...]
+    """The first one is named where one has to be."""
+    description: str
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it is everything under its path."""
+        return self.path.endswith("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model by the name that callers use, and its price."""
+
+    name: str
+    tariff: Tariff
+    max_tokens: int | None = None
+    """The longest answer that may be asked for, in tokens; None for no limit of ours."""
+    default_max_tokens: int = 4096
+    """How long an answer is held for when the caller names no limit."""
+    context_tokens: int | None = None
+    """What the model reads at most; shown, not enforced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A priced endpoint."""
+    """What one credential buys at one or several endpoints: they share its price and its allowance."""
 
     name: str
     """The service's name in macaroon caveats: letters, digits and underscores."""
-    method: str
-    path: str
+    endpoints: tuple[Endpoint, ...]
+    tariff: Tariff
     price: Msat
+    """What a call costs at most where no request says more exactly: the fixed price, or the usual hold."""
     calls_per_day: int | None
     """Calls an account may make in one UTC day; None for no limit."""
     description: str
+    kind: ServiceKind = ServiceKind.CHAT
+    models: tuple[Model, ...] = ()
+    """Of a chat service; the first one answers `/api/ai-chat`."""
 
-    def quote(self) -> Quote:
-        """What one call of this service costs at most."""
-        return Quote(service=self.name, price=self.price, calls_per_day=self.calls_per_day)
+    @property
+    def path(self) -> str:
+        """The path that stands for the service."""
+        return self.endpoints[0].path
+
+    @property
+    def method(self) -> str:
+        """The method that stands for the service."""
+        return self.endpoints[0].methods[0]
+
+    def quote(self, price: Msat | None = None) -> Quote:
+        """What one call of this service costs at most: `price`, or the usual."""
+        price = self.price if price is None else price
+        return Quote(service=self.name, price=price, calls_per_day=self.calls_per_day)
+
+    def model(self, name: str) -> Model | None:
+        """The model of that name."""
+        return next((model for model in self.models if model.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +93,19 @@ class Catalog:
     """When a balance that nobody uses is lost; told before anybody pays."""
 
     def __post_init__(self) -> None:
-        for field in ("name", "path"):
-            values = [getattr(service, field) for service in self.services]
+        names = [service.name for service in self.services]
+        paths = [endpoint.path for service in self.services for endpoint in service.endpoints]
+        for field, values in (("name", names), ("path", paths)):
             if len(values) != len(set(values)):
                 raise ValueError(f"two services share a {field}: {', '.join(values)}")
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.services)
+
+    @property
+    def chat(self) -> Service | None:
+        """The service that sells answers of AI models."""
+        return next((service for service in self.services if service.kind is ServiceKind.CHAT), None)
 
     def named(self, name: str) -> Service:
         """The service of that name. Raises KeyError."""

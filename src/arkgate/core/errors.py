@@ -2,7 +2,7 @@
 
     Refusal
       InvalidRequest, NotSupported, PayloadTooLarge, UnsupportedMediaType, Unprocessable
-      NotFound, MethodNotAllowed
+      NotFound, MethodNotAllowed, UpgradeNotSupported
       InvalidCredential, InvalidToken, MissingCredential, AttenuatedCredential
       PaymentRequired, FundedTokenRequired, AwaitingPayment, InsufficientBalance
       DailyLimitReached, RateLimited, OperatorOnly
@@ -44,6 +44,8 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         self.reason = code or self.code
         self.retry_after_seconds = retry_after_seconds
         self.fields: dict[str, object] = dict(fields or {})
+        self.nothing_begun = False
+        """Whether whoever was asked has certainly not begun with the work, so that another may be asked."""
         self.standing: Standing | None = None
         """The caller's account after the refusal, where it is known."""
 
@@ -97,6 +99,12 @@ class MethodNotAllowed(Refusal):
     def __init__(self, message: str, *, allowed: str) -> None:
         super().__init__(message)
         self.allowed = allowed
+
+
+class UpgradeNotSupported(Refusal):
+    """The client would go on with another protocol than HTTP."""
+
+    code = "upgrade_not_supported"
 
 
 class InvalidCredential(Refusal):

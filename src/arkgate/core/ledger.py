@@ -237,11 +237,26 @@ class AllowanceState:
 
 
 @dataclass(frozen=True, slots=True)
+class CallLimits:
+    """How fast an account may call, and how often at once, as it is with this call."""
+
+    per_minute: int
+    left: int
+    """Calls that may be made at once in time before they have to wait for each other."""
+    full_in_seconds: float
+    """When `left` is `per_minute` again, if no more calls come."""
+    at_once: int
+    at_once_left: int
+    """Further calls that may be under way beside this one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """What a caller is told of its account with every metered answer."""
 
     balance: Balance
     allowance: AllowanceState
+    limits: CallLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)

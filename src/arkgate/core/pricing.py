@@ -1,4 +1,4 @@
-"""What a request costs, how much an invoice must ask for, and what a challenge offers."""
+"""What a request costs, at most and in the end; what an invoice must ask for and a challenge offers."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +10,67 @@ class BalanceExpiry(Enum):
     """When a balance that nobody uses is lost; the value is what payers are told."""
 
     NEVER = "never"
+
+
+TOKENS_PRICED_TOGETHER = 1_000_000
+BYTES_PRICED_TOGETHER = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a call used, in everything that may have a price."""
+
+    input_tokens: int = 0
+    """All tokens of the question, the cached ones included."""
+    cached_tokens: int = 0
+    """Those of them that the backend had in its own cache."""
+    output_tokens: int = 0
+    milliseconds: int = 0
+    """From the request to the backend until the end of its answer."""
+    answer_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What a call costs: a fixed part, and a part for each thing that it uses."""
+
+    call: Msat = Msat(0)
+    input_tokens: Msat = Msat(0)
+    """For a million tokens of the question that the backend did not have in its cache."""
+    cached_tokens: Msat = Msat(0)
+    """For a million that it had."""
+    output_tokens: Msat = Msat(0)
+    """For a million tokens of the answer."""
+    second: Msat = Msat(0)
+    kilobyte: Msat = Msat(0)
+    """For 1,024 bytes of the answer."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every call costs the same."""
+        return not (self.by_tokens or self.second or self.kilobyte)
+
+    @property
+    def by_tokens(self) -> bool:
+        """Whether tokens are priced."""
+        return bool(self.input_tokens or self.cached_tokens or self.output_tokens)
+
+    def cost(self, used: Used) -> Msat:
+        """What it comes to, floored to the msat: the parts are added up exactly first."""
+        cached = min(used.cached_tokens, used.input_tokens)
+        tokens = (
+            (used.input_tokens - cached) * self.input_tokens
+            + cached * self.cached_tokens
+            + used.output_tokens * self.output_tokens
+        )
+        # One division, so that only one thing is rounded: the sum.
+        common = TOKENS_PRICED_TOGETHER * 1000 * BYTES_PRICED_TOGETHER
+        parts = (
+            tokens * 1000 * BYTES_PRICED_TOGETHER
+            + used.milliseconds * self.second * TOKENS_PRICED_TOGETHER * BYTES_PRICED_TOGETHER
+            + used.answer_bytes * self.kilobyte * TOKENS_PRICED_TOGETHER * 1000
+        )
+        return Msat(self.call + parts // common)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +106,16 @@ class Challenge:
     balance_expiry: BalanceExpiry = BalanceExpiry.NEVER
 
 
-def bundle_for(quote: Quote, *, calls: int, minimum: Msat = Msat(0)) -> Bundle:
+def bundle_for(quote: Quote, *, calls: int, minimum: Msat = Msat(0), has: Msat = Msat(0)) -> Bundle:
     """The smallest number of whole calls that is at least `calls` and at least `minimum` msat.
 
-    The amount is rounded up to whole sats, because wallets and the clients' budgets count in sats.
+    The amount is rounded up to whole sats, because wallets and the clients' budgets count in sats. For an
+    account that `has` a part of a call's price, one call and what is missing to it is enough.
     """
     if quote.price <= 0:
         raise ValueError("a free call needs no invoice")
+    if 0 < has < quote.price:
+        missing = max(Msat(quote.price - has), minimum)
+        return Bundle(calls=1, amount=sats(whole_sats(missing, asked_for=True)))
     calls = max(calls, 1, -(-minimum // quote.price))
     return Bundle(calls=calls, amount=sats(whole_sats(Msat(calls * quote.price), asked_for=True)))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from arkgate.core.catalog import Service
+from arkgate.core.catalog import Endpoint, Service
 from arkgate.core.errors import FundedTokenRequired, NodeUnavailable, PaymentRequired
 from arkgate.core.keys import ACCOUNT_ID_BYTES, Keyring, Purpose, PurposeKind
-from arkgate.core.money import format_sats, whole_sats
-from arkgate.core.pricing import BalanceExpiry, Bundle, Challenge, bundle_for
+from arkgate.core.money import Msat, format_sats, whole_sats
+from arkgate.core.pricing import BalanceExpiry, Bundle, Challenge, Quote, bundle_for
 from arkgate.gateway.desk import InvoiceDesk, Issued, Wanted
 from arkgate.gateway.limits import RateLimit
 from arkgate.l402.caveats import issued
@@ -53,29 +53,32 @@ class Challenger:
     async def challenge(
         self,
         service: Service,
+        endpoint: Endpoint,
         *,
+        quote: Quote,
         client: str,
+        has: Msat = Msat(0),
         account_id: str | None = None,
         code: str | None = None,
         because: str = "",
     ) -> PaymentRequired:
         """The refusal that carries a fresh challenge.
 
-        With `account_id` the payment enters that account, so what is left there is not stranded.
+        With `account_id` the payment enters that account, so what is left there is not stranded; what it
+        `has` need not be paid again, where a call's price is what it uses.
         Raises RateLimited, NodeUnavailable or Overloaded, and then no invoice was made; FundedTokenRequired
         where no node makes invoices at all.
         """
         if not self._desk.has_nodes:
-            raise _for_tokens_only(service, code)
+            raise _for_tokens_only(endpoint, quote, code)
         self._limit.take(f"account {account_id}" if account_id else client, alone=account_id is not None)
-        quote = service.quote()
 
         def bundle_at(node: PaymentNode) -> Bundle:
-            return bundle_for(quote, calls=self._terms.calls, minimum=node.invoice_minimum)
+            return bundle_for(quote, calls=self._terms.calls, minimum=node.invoice_minimum, has=has)
 
         def wanted(node: PaymentNode) -> Wanted:
             bundle = bundle_at(node)
-            return Wanted(bundle.amount, f"{bundle.calls} x {service.path}")
+            return Wanted(bundle.amount, f"{bundle.calls} x {endpoint.path}")
 
         account = account_id or secrets.token_hex(ACCOUNT_ID_BYTES)
         purpose = Purpose(PurposeKind.CHALLENGE, account)
@@ -92,7 +95,7 @@ class Challenger:
         )
         self._observer.challenge_issued(service.name)
         log.info("challenge issued", service=service.name, amount_msat=bundle.amount, reason=code or "unpaid")
-        return PaymentRequired(because or _sentence(service, offer), offer, code=code)
+        return PaymentRequired(because or _sentence(endpoint, offer), offer, code=code)
 
     def _macaroon(self, service: str, made: Issued, account_id: str, *, bound: bool) -> str:
         version = self._keyring.current
@@ -110,19 +113,20 @@ class Challenger:
         return base64.b64encode(mint(root_key, identifier, caveats)).decode()
 
 
-def _for_tokens_only(service: Service, code: str | None) -> FundedTokenRequired:
+def _for_tokens_only(endpoint: Endpoint, quote: Quote, code: str | None) -> FundedTokenRequired:
+    call = f"{endpoint.methods[0]} {endpoint.path}"
     return FundedTokenRequired(
-        f"Payment required: {format_sats(service.price)} for one call of {service.method} {service.path}, "
+        f"Payment required: {format_sats(quote.price)} for one call of {call}, "
         "from a funded token: this server makes no Lightning invoices. Open a session with "
         "POST /v1/sessions, pay its Ark address, then repeat the request with Authorization: Bearer <token>.",
         code=code,
-        fields={"price_sats": whole_sats(service.price, asked_for=True)},
+        fields={"price_sats": whole_sats(quote.price, asked_for=True)},
     )
 
 
-def _sentence(service: Service, offer: Challenge) -> str:
+def _sentence(endpoint: Endpoint, offer: Challenge) -> str:
     calls = "one call" if offer.bundle.calls == 1 else f"{offer.bundle.calls} calls"
     return (
         f"Payment required: {format_sats(offer.bundle.amount)} for {calls}. Pay the invoice, then repeat the "
-        f"request as {service.method} {service.path} with Authorization: L402 <macaroon>:<preimage>."
+        f"request as {endpoint.methods[0]} {endpoint.path} with Authorization: L402 <macaroon>:<preimage>."
     )

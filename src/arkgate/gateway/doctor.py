@@ -65,20 +65,24 @@ class Doctor:
         self,
         offer: Offer,
         nodes: Sequence[PaymentNode],
-        backend: Backend,
+        backends: Mapping[str, Backend],
         *,
+        talkers: frozenset[str],
         duties: Mapping[str, NodeDuty],
         warnings: Sequence[str],
         books: Checks,
         outside: Checks,
     ) -> None:
-        """`duties` are the nodes', by their names; `warnings` are what the settings say of themselves.
+        """`backends` by their names; `talkers` are those that chat. `duties` are the nodes', by their names.
+
+        `warnings` are what the settings say of themselves.
 
         `books` and `outside` are their rooms'.
         """
         self._offer = offer
         self._nodes = nodes
-        self._backend = backend
+        self._backends = backends
+        self._talkers = talkers
         self._duties = duties
         self._warnings = warnings
         self._books = books
@@ -89,7 +93,7 @@ class Doctor:
         subjects: list[tuple[str, Checks]] = [
             ("settings", self._settings),
             ("books", self._books),
-            ("backend", lambda: self._of_backend(call=call)),
+            *((self._subject(name), self._of_backend(name, call=call)) for name in self._backends),
             *((f"node {node.name}", self._of(node)) for node in self._nodes),
             ("public URL", self._outside),
         ]
@@ -108,8 +112,14 @@ class Doctor:
         if not self._warnings:
             yield Check("settings", Verdict.OK, "They can be used.")
 
-    async def _of_backend(self, *, call: bool) -> AsyncIterator[Check]:
-        health = await self._backend.health()
+    def _subject(self, name: str) -> str:
+        return "backend" if len(self._backends) == 1 else f"backend {name}"
+
+    def _of_backend(self, name: str, *, call: bool) -> Checks:
+        return lambda: self._answers(self._backends[name], call=call, talks=name in self._talkers)
+
+    async def _answers(self, backend: Backend, *, call: bool, talks: bool) -> AsyncIterator[Check]:
+        health = await backend.health()
         if not health.ready:
             refused = health.state == "refused"
             remedy = "Check api_key in [backend]." if refused else "Start it, or correct url in [backend]."
@@ -122,11 +132,12 @@ class Doctor:
             yield Check("answers", Verdict.WARNING, health.sentence, meaning, remedy)
         else:
             yield Check("answers", Verdict.OK, health.sentence)
-        yield await self._called() if call else _uncalled()
+        if talks:
+            yield await self._called(backend) if call else _uncalled()
 
-    async def _called(self) -> Check:
+    async def _called(self, backend: Backend) -> Check:
         try:
-            answer = await self._backend.chat([ChatMessage("user", QUESTION)], call_id=CALL_ID)
+            answer = await backend.chat([ChatMessage("user", QUESTION)], call_id=CALL_ID)
         except Refusal as refusal:
             remedy = "Look at the backend's log; check model, api_key and the timeouts in [backend]."
             return Check("a call", Verdict.FAILURE, refusal.message, REFUNDED, remedy)

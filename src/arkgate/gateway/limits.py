@@ -35,11 +35,9 @@ class RateLimit:
     ) -> None:
         """`clock` gives seconds that never go back."""
         self._what = what
-        self._client = client
         self._clock = clock
-        self._clients_max = clients_max
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
-        self._everybody = _Bucket(everybody, clock())
+        self._clients = Buckets(client, buckets_max=clients_max)
+        self._everybody = Bucket(everybody, clock())
 
     def take(self, client: str, *, alone: bool = False) -> None:
         """Counts one. Raises RateLimited with the true time to wait; then nothing is counted.
@@ -48,10 +46,7 @@ class RateLimit:
         a flood of strangers must not keep them from paying again.
         """
         now = self._clock()
-        bucket = self._buckets.pop(client, None) or _Bucket(self._client, now)
-        self._buckets[client] = bucket
-        if len(self._buckets) > self._clients_max:
-            self._buckets.popitem(last=False)
+        bucket = self._clients.of(client, now)
         wait_client, wait_all = bucket.wait(now), 0.0 if alone else self._everybody.wait(now)
         if wait_client > 0 or wait_all > 0:
             who = "you have" if wait_client > 0 else "all clients together have"
@@ -66,7 +61,26 @@ class RateLimit:
             self._everybody.level -= 1
 
 
-class _Bucket:
+class Buckets:
+    """A token bucket for each of many, bounded: the one that was quiet the longest is forgotten first."""
+
+    def __init__(self, rate: Rate, *, buckets_max: int = 20_000) -> None:
+        self._rate = rate
+        self._buckets_max = buckets_max
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def of(self, name: str, now: float) -> "Bucket":
+        """The bucket of that one."""
+        bucket = self._buckets.pop(name, None) or Bucket(self._rate, now)
+        self._buckets[name] = bucket
+        if len(self._buckets) > self._buckets_max:
+            self._buckets.popitem(last=False)
+        return bucket
+
+
+class Bucket:
+    """What one may still take."""
+
     __slots__ = ("at", "level", "rate")
 
     def __init__(self, rate: Rate, now: float) -> None:

@@ -121,8 +121,8 @@ class Meter:
                     return
             await asyncio.sleep(GIVE_BACK_PAUSE_SECONDS)
 
-    async def settle(self, answer: Answer) -> Resolved:
-        """Charges the call and stores its answer; durable when this returns.
+    async def settle(self, cost: Msat, answer: Answer | None) -> Resolved:
+        """Charges the call and stores its answer, if it is to be kept; durable when this returns.
 
         Repeats while the ledger cannot be written, until the hold's deadline. Raises UpstreamTimeout
         when the hold was swept meanwhile, and StoreUnavailable at the deadline: then the payer wins.
@@ -130,7 +130,7 @@ class Meter:
         pause = RETRY_SECONDS
         while True:
             try:
-                resolved = await self._ledger.settle(self.reservation.call_id, answer.cost, answer)
+                resolved = await self._ledger.settle(self.reservation.call_id, cost, answer)
                 break
             except StoreUnavailable as refusal:
                 if self._clock.now_ms() + pause * 1000 >= self.reservation.deadline_ms:
@@ -150,7 +150,7 @@ class Meter:
             raise UpstreamTimeout(
                 "The answer came too late and was not charged.", fields={"refunded": True}
             ).with_standing(resolved.standing)
-        self._finished("charged", charged=answer.cost)
+        self._finished("charged", charged=cost)
         return resolved
 
     async def release(self, reason: str) -> Resolved | None:

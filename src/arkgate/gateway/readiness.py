@@ -1,8 +1,9 @@
 """Whether the gateway can do its job now, dependency by dependency."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from arkgate.core.errors import Draining, Paused, StoreUnavailable
 from arkgate.gateway.meter import Calls
@@ -14,7 +15,10 @@ NODE = "node:"
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Health by name: `store`, `backend`, `node:<name>`, and `gateway` while it is draining or paused."""
+    """Health by name: `store`, `backend` (or `backend:<service>`), `node:<name>`.
+
+    And `gateway` while it is draining or paused.
+    """
 
     dependencies: dict[str, Health]
 
@@ -32,14 +36,14 @@ class ReadinessCheck:
     def __init__(
         self,
         nodes: Sequence[PaymentNode],
-        backend: Backend,
+        backends: Mapping[str, Backend],
         statements: Statements,
         calls: Calls,
         *,
         ledger: Ledger | None = None,
     ) -> None:
         self._nodes = nodes
-        self._backend = backend
+        self._backends = backends
         self._statements = statements
         self._calls = calls
         self._ledger = ledger
@@ -57,17 +61,23 @@ class ReadinessCheck:
             return self._latest
 
     async def _ask(self) -> Readiness:
-        store, backend, *nodes = await asyncio.gather(
-            self._store(), self._backend.health(), *(node.health() for node in self._nodes)
-        )
-        named = {NODE + node.name: health for node, health in zip(self._nodes, nodes, strict=True)}
-        dependencies = {"store": store, "backend": backend, **named}
+        asked = {"store": self._store(), **self._of_backends()}
+        asked |= {NODE + node.name: node.health() for node in self._nodes}
+        dependencies = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
         try:
             self._calls.check_open()
         except (Draining, Paused) as refusal:
             state = "paused" if isinstance(refusal, Paused) else "draining"
             dependencies["gateway"] = Health(False, state, refusal.message)
         return Readiness(dependencies)
+
+    def _of_backends(self) -> dict[str, Coroutine[Any, Any, Health]]:
+        """`backend` where there is one service; else one for each, by its name."""
+        alone = len(self._backends) == 1
+        return {
+            "backend" if alone else f"backend:{name}": backend.health()
+            for name, backend in self._backends.items()
+        }
 
     async def _store(self) -> Health:
         try:

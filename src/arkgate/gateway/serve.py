@@ -2,46 +2,41 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 
-import orjson
 import structlog
 
-from arkgate.core.catalog import Service
-from arkgate.core.errors import (
-    AnswerGone,
-    AwaitingPayment,
-    DailyLimitReached,
-    IdempotencyKeyReused,
-    InsufficientBalance,
-    InternalError,
-    InvalidToken,
-    Refusal,
-    RequestIdReused,
-    RequestInFlight,
-    StoreUnavailable,
-)
+from arkgate.core.catalog import Endpoint, Service
+from arkgate.core.errors import InsufficientBalance, InternalError, Refusal, StoreUnavailable
 from arkgate.core.keys import Keyring
 from arkgate.core.ledger import (
     AllowanceState,
     Answer,
-    Balance,
+    CallLimits,
     Reservation,
     Reserved,
     ReserveOutcome,
     Standing,
 )
 from arkgate.core.money import Msat, format_sats, whole_sats
+from arkgate.core.pricing import Quote, Used
 from arkgate.gateway.admit import Admission, Admitted
 from arkgate.gateway.challenge import Challenger
-from arkgate.gateway.meter import Calls, Meter
+from arkgate.gateway.fetch import Entry
+from arkgate.gateway.order import DATA_TYPE, Bill, Head, Order, read_head, usage_document
+from arkgate.gateway.refusals import limit_reached, refusal_for
+from arkgate.gateway.sale import CallTerms, Reply, Sale, Till
+from arkgate.gateway.shelf import Shelf
+from arkgate.gateway.traffic import Traffic
 from arkgate.l402.header import Presented
-from arkgate.ports import Backend, ChatMessage, Clock, Completion, Ledger, Observer, Statements
+from arkgate.ports import Backend, Statements
+
+__all__ = ["CallTerms", "Gateway", "PaidRequest", "Reply", "replied"]
 
 log = structlog.get_logger()
+BEYOND_ANY_BALANCE = Msat(2**62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +44,25 @@ class PaidRequest:
     """One request to a priced service, with everything HTTP taken off."""
 
     service: Service
+    endpoint: Endpoint
     request_id: str
     presented: tuple[Presented, ...]
-    body: bytes
-    messages: Sequence[ChatMessage] | Refusal
-    """What the body asks for, or why it can never be served."""
+    fingerprint: bytes
+    """What makes it the same request when it comes again: its body, and whatever else decides the answer."""
+    order: Order | Refusal
+    """What it asks for, or why it can never be served."""
     probe: bool
     """Whether the request only asks for the price: another method, no body, or `{}`."""
     client: str
     """Whom to count unpaid challenges against."""
     idempotency_key: str | None = None
+    is_retry: bool = False
+    """Whether its client says that it sent the same request before."""
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A charged answer, new or stored."""
-
-    data: bytes
-    """The answer's `data` object as JSON."""
-    request_id: str
-    """The id of the call that was charged."""
-    call_cost: Msat
-    """What the call cost, once."""
-    cost: Msat
-    """What this request cost: nothing when the answer was stored."""
-    standing: Standing
-    replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CallTerms:
-    """The operator's figures for a call."""
-
-    model_label: str
-    """The model's name in answers."""
-    deadline_seconds: float
-    """How long the hold outlives the start of the call: more than the backend's total timeout."""
-    answers_kept_seconds: int
+    @property
+    def quote(self) -> Quote:
+        """What it costs at most."""
+        return self.service.quote(self.order.hold if isinstance(self.order, Order) else None)
 
 
 class Gateway:
@@ -96,72 +73,92 @@ class Gateway:
         *,
         admission: Admission,
         challenger: Challenger,
-        ledger: Ledger,
         statements: Statements,
-        backend: Backend,
+        backends: Mapping[str, Backend],
         keyring: Keyring,
-        clock: Clock,
-        observer: Observer,
-        calls: Calls,
-        terms: CallTerms,
+        shelf: Shelf,
+        till: Till,
+        traffic: Traffic,
     ) -> None:
+        """`backends` by the names of the services whose work they do."""
         self._admission = admission
         self._challenger = challenger
-        self._ledger = ledger
         self._statements = statements
-        self._backend = backend
+        self._backends = backends
         self._keyring = keyring
-        self._clock = clock
-        self._observer = observer
-        self._calls = calls
-        self._terms = terms
+        self._shelf = shelf
+        self._till = till
+        self._traffic = traffic
+        self._clock = till.clock
 
     @asynccontextmanager
     async def serve(self, request: PaidRequest) -> AsyncIterator[Reply]:
-        """The reply to a paid request. Raises a Refusal, with the reason and the account's standing."""
+        """The reply to a paid request. Raises a Refusal, with the reason and the account's standing.
+
+        A reply that is a stream has been left when the block ends.
+        """
         buyer = await self._admission.admit(request.presented)
         if buyer is None:
             raise await self._unpaid(request)
+        limits: CallLimits | None = None
         try:
-            reply = await self._reply(request, buyer)
+            with self._traffic.call(buyer.account_id, request.client) as limits:
+                reply = await self._reply(request, buyer)
+                try:
+                    yield replace(reply, standing=replace(reply.standing, limits=limits))
+                finally:
+                    if reply.stream is not None:
+                        reply.stream.leave()
         except Refusal as refusal:
-            await self._tell_standing(refusal, request.service, buyer)
+            await self._tell_standing(refusal, request.service, buyer, limits)
             raise
-        yield reply
 
     async def _reply(self, request: PaidRequest, buyer: Admitted) -> Reply:
-        """Replay, or ready, reserve, forward and settle."""
+        """Replay; or ready, and from the cache or the backend: reserve, forward and settle."""
         reservation = self._reservation(request, buyer)
-        replay = await self._statements.replay(
-            buyer.account_id,
-            request.service.quote(),
-            reservation.request_hash,
-            reservation.idempotency_key,
-        )
+        replay = await self._replay(request, reservation)
         if replay is None:
-            messages = await self._ready(request, buyer)
-            bought = await self._calls.own(self._buy(reservation, messages))
+            order = await self._ready(request, buyer)
+            bought = await self._bought(request, buyer, reservation, order)
             if isinstance(bought, Reply):
                 return bought
             replay = bought
         return await self._without_call(request, buyer, replay)
 
-    async def _tell_standing(self, refusal: Refusal, service: Service, buyer: Admitted) -> None:
-        """Adds balance and allowance to a refusal that does not carry them yet."""
+    async def _replay(self, request: PaidRequest, reservation: Reservation) -> Reserved | None:
+        """The stored answer, or that the call is under way.
+
+        A client that says that it sent this before is taken at its word: its last body is looked for as
+        if it could not buy another call.
+        """
+        quote = request.quote
+        if request.is_retry:
+            quote = replace(quote, price=BEYOND_ANY_BALANCE)
+        return await self._statements.replay(
+            reservation.account_id, quote, reservation.request_hash, reservation.idempotency_key
+        )
+
+    async def _tell_standing(
+        self, refusal: Refusal, service: Service, buyer: Admitted, limits: CallLimits | None
+    ) -> None:
+        """Adds balance, allowance and limits to a refusal that does not carry them yet."""
+        if refusal.standing is None:
+            with contextlib.suppress(StoreUnavailable):
+                refusal.standing = await self._standing(service, buyer)
         if refusal.standing is not None:
-            return
-        with contextlib.suppress(StoreUnavailable):
-            account = await self._statements.account(buyer.account_id)
-            if account is not None:
-                refusal.with_standing(Standing(account.balance, await self._allowance(service, buyer)))
+            refusal.standing = replace(refusal.standing, limits=limits)
+
+    async def _standing(self, service: Service, buyer: Admitted) -> Standing | None:
+        account = await self._statements.account(buyer.account_id)
+        return None if account is None else Standing(account.balance, await self._allowance(service, buyer))
 
     async def _allowance(self, service: Service, buyer: Admitted) -> AllowanceState:
         return await self._statements.allowance(buyer.account_id, service.name, service.calls_per_day)
 
     async def _unpaid(self, request: PaidRequest) -> Refusal:
         """The answer to a request without credential: nobody is asked to pay for what cannot be had."""
-        if isinstance(request.messages, Refusal) and not request.probe:
-            return request.messages
+        if isinstance(request.order, Refusal) and not request.probe:
+            return request.order
         return await self._challenge(request)
 
     async def _challenge(
@@ -171,40 +168,83 @@ class Gateway:
         buyer: Admitted | None = None,
         code: str | None = None,
         because: str = "",
+        has: Msat = Msat(0),
     ) -> Refusal:
-        self._calls.check_open()
-        self._ledger.check()
-        self._backend.check()
+        self._till.calls.check_open()
+        self._till.ledger.check()
+        self._backend(request).check(_model(request))
         account_id = buyer.account_id if buyer and buyer.is_whole else None
         if because:
             where = "the same account" if account_id else "an account of its own"
             because += f" Pay the invoice of this answer to go on; it enters {where}."
         return await self._challenger.challenge(
             request.service,
+            request.endpoint,
+            quote=request.quote,
+            has=has if account_id and not _is_fixed(request) else Msat(0),
             client=request.client,
             account_id=account_id,
             code=code,
             because=because,
         )
 
-    async def _ready(self, request: PaidRequest, buyer: Admitted) -> Sequence[ChatMessage]:
-        """What is asked for, once everything but the money allows the call."""
+    async def _ready(self, request: PaidRequest, buyer: Admitted) -> Order:
+        """What is asked for, once everything but the money and the backend allows the call."""
         objection = buyer.objection(request.service.name, self._clock.now_ms() / 1000)
-        is_hopeless = isinstance(request.messages, Refusal) and not request.probe
+        is_hopeless = isinstance(request.order, Refusal) and not request.probe
         if objection is not None and not is_hopeless:
             code, because = objection
             allowance = await self._allowance(request.service, buyer)
             if allowance.left == 0:  # or the payer would pay and then be told to wait
-                raise _limit_reached(allowance, request.service, self._clock.now_ms())
+                raise limit_reached(allowance, request.service, self._clock.now_ms())
             raise await self._challenge(request, buyer=buyer, code=code, because=because)
-        if isinstance(request.messages, Refusal):
-            raise request.messages
-        self._calls.check_open()
-        self._backend.admit()
-        return request.messages
+        if isinstance(request.order, Refusal):
+            raise request.order
+        self._till.calls.check_open()
+        return request.order
+
+    async def _bought(
+        self, request: PaidRequest, buyer: Admitted, reservation: Reservation, order: Order
+    ) -> Reply | Reserved:
+        """The answer, kept or new, once it is paid for; or why it could not be."""
+        backend = self._backend(request)
+        key = self._shelf.key(request.service.name, buyer.account_id, order)
+        entry = await self._shelf.find(key)
+        if entry is None:
+            backend.admit(order.outgoing.model)
+            source = self._shelf.source(key, backend, order)
+            return await Sale(self._till, backend, order, reservation, source).made()
+        order = await self._shelf.at_its_price(order, entry, backend)
+        if order.hold == 0:
+            return await self._given(request, buyer, order, entry)
+        source = self._shelf.kept(backend, order, entry)
+        reservation = replace(reservation, price=order.hold)
+        return await Sale(self._till, backend, order, reservation, source, cached=True).made()
+
+    async def _given(self, request: PaidRequest, buyer: Admitted, order: Order, entry: Entry) -> Reply:
+        """A kept answer at no price: no hold, no call of the day's allowance."""
+        standing = await self._standing(request.service, buyer)
+        if standing is None:
+            raise InternalError("This credential's account does not exist here.")
+        used = entry.usage.used if entry.usage is not None else Used()
+        nothing = Msat(0)
+        bill = Bill(
+            nothing, used, usage_document(entry.usage), request.request_id, standing.balance, cached=True
+        )
+        if order.outgoing.stream:
+            body = entry.body + order.shape.closing(entry.held_back, bill)
+        else:
+            body = order.shape.whole(entry.body, bill)
+        is_data = order.is_data and not order.outgoing.stream
+        return Reply(
+            entry.head, body, request.request_id, nothing, nothing, standing, cached=True, is_data=is_data
+        )
+
+    def _backend(self, request: PaidRequest) -> Backend:
+        return self._backends[request.service.name]
 
     def _reservation(self, request: PaidRequest, buyer: Admitted) -> Reservation:
-        quote = request.service.quote()
+        quote = request.quote
         now_ms = self._clock.now_ms()
         key = request.idempotency_key
         return Reservation(
@@ -213,68 +253,33 @@ class Gateway:
             service=quote.service,
             price=quote.price,
             calls_per_day=quote.calls_per_day,
-            deadline_ms=now_ms + int(self._terms.deadline_seconds * 1000),
+            deadline_ms=now_ms + int(self._till.terms.deadline_seconds * 1000),
             request_id=request.request_id,
-            request_hash=self._keyring.digest(b"request", quote.service.encode() + b"\0" + request.body),
+            request_hash=self._keyring.digest(
+                b"request", quote.service.encode() + b"\0" + request.fingerprint
+            ),
             idempotency_key=None if key is None else self._keyring.digest(b"idempotency key", key.encode()),
-        )
-
-    async def _buy(self, reservation: Reservation, messages: Sequence[ChatMessage]) -> Reply | Reserved:
-        """Reserves, forwards, and resolves the hold whatever happens; without a hold, says why."""
-        meter = Meter(reservation, self._ledger, self._clock, self._observer)
-        reserved = await meter.reserve(self._calls)
-        if reserved.outcome is not ReserveOutcome.RESERVED:
-            return reserved
-        try:
-            completion = await self._backend.chat(messages, call_id=reservation.call_id)
-            data = render_data(completion, self._terms.model_label)
-        except Refusal as refusal:
-            raise await self._refunded(meter, refusal) from refusal
-        except BaseException as error:  # the hold must be given back, whatever the fault is
-            if isinstance(error, Exception):
-                log.exception("the backend adapter failed", call=reservation.call_id)
-            raise await self._refunded(meter, InternalError("The gateway failed.")) from error
-        resolved = await meter.settle(self._answer(reservation, data))
-        cost = reservation.price
-        return Reply(data, reservation.request_id, cost, cost, resolved.standing, replayed=False)
-
-    async def _refunded(self, meter: Meter, refusal: Refusal) -> Refusal:
-        """The refusal, after the hold is given back."""
-        resolved = await meter.release(refusal.reason)
-        refusal.fields["refunded"] = resolved is not None
-        if resolved is None:
-            refusal.fields["refund_at_ms"] = meter.reservation.deadline_ms
-        return refusal if resolved is None else refusal.with_standing(resolved.standing)
-
-    def _answer(self, reservation: Reservation, data: bytes) -> Answer:
-        return Answer(
-            call_id=reservation.call_id,
-            request_id=reservation.request_id,
-            status=200,
-            content_type="application/json",
-            body=data,
-            cost=reservation.price,
-            expires_at_ms=self._clock.now_ms() + self._terms.answers_kept_seconds * 1000,
         )
 
     async def _without_call(self, request: PaidRequest, buyer: Admitted, reserved: Reserved) -> Reply:
         """The stored answer, or the refusal that the ledger's outcome means."""
         if reserved.outcome is ReserveOutcome.ANSWERED and reserved.answer is not None:
-            self._observer.call_finished(
+            self._till.observer.call_finished(
                 request.service.name, "replayed", held=Msat(0), charged=Msat(0), seconds=0.0
             )
             return replied(reserved.answer, reserved.standing)
+        price = request.quote.price
         if reserved.outcome is ReserveOutcome.INSUFFICIENT and buyer.proof is not None:
-            quote = request.service.quote()
+            available = reserved.balance.available
             because = (
-                f"This credential has {whole_sats(reserved.balance.available)} sats left and the call costs "
-                f"{format_sats(quote.price)}."
+                f"This credential has {whole_sats(available)} sats left and the call costs "
+                f"{'' if _is_fixed(request) else 'up to '}{format_sats(price)}."
             )
             refusal = await self._challenge(
-                request, buyer=buyer, code=InsufficientBalance.code, because=because
+                request, buyer=buyer, code=InsufficientBalance.code, because=because, has=available
             )
         else:
-            refusal = refusal_for(reserved, request.service, self._clock.now_ms())
+            refusal = refusal_for(reserved, request.service, price, self._clock.now_ms())
         raise refusal.with_standing(reserved.standing)
 
 
@@ -285,70 +290,18 @@ def new_call_id(now_ms: int) -> str:
 
 def replied(answer: Answer, standing: Standing) -> Reply:
     """A stored answer as a reply that costs nothing."""
-    return Reply(answer.body, answer.request_id, answer.cost, Msat(0), standing, replayed=True)
-
-
-def render_data(completion: Completion, model_label: str) -> bytes:
-    """The `data` object of a chat answer, as ArkAPI shapes it."""
-    usage = {
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": completion.completion_tokens,
-        "total_tokens": completion.total_tokens,
-    }
-    return orjson.dumps({"answer": completion.text, "model": model_label, "usage": usage})
-
-
-def refusal_for(reserved: Reserved, service: Service, now_ms: int) -> Refusal:  # noqa: PLR0911 - one line an outcome
-    """What a payer is told when the ledger took no hold."""
-    outcome = reserved.outcome
-    if outcome is ReserveOutcome.INSUFFICIENT:
-        return _insufficient(reserved.balance, service, funded=reserved.funded)
-    if outcome is ReserveOutcome.LIMIT_REACHED:
-        return _limit_reached(reserved.allowance, service, now_ms)
-    if outcome is ReserveOutcome.IN_FLIGHT:
-        return RequestInFlight(
-            "This call is still under way. Repeat the same request in a second, with the same "
-            "Idempotency-Key if you sent one; do not pay again and do not choose a new key.",
-            retry_after_seconds=1,
-        )
-    if outcome is ReserveOutcome.KEY_REUSED:
-        return IdempotencyKeyReused(
-            "This Idempotency-Key was used for a different request. Choose a new key for a new request."
-        )
-    if outcome is ReserveOutcome.ANSWER_GONE:
-        return AnswerGone(
-            "The call with this Idempotency-Key was made and charged, and its answer is not stored any more. "
-            "To buy a new answer, choose a new key."
-        )
-    if outcome is ReserveOutcome.REQUEST_ID_REUSED:
-        return RequestIdReused(
-            "Your X-Request-Id names an earlier call of this account. Fetch its answer with "
-            "GET /v1/calls/{request_id}, or send a new id."
-        )
-    if outcome is ReserveOutcome.UNKNOWN_ACCOUNT:
-        return InvalidToken("This credential's account does not exist here.")
-    return InternalError(f"The ledger answered {outcome.value} to a new call.")
-
-
-def _insufficient(balance: Balance, service: Service, *, funded: bool) -> Refusal:
-    needed, available = whole_sats(service.price, asked_for=True), whole_sats(balance.available)
-    fields = {"needed_sats": needed, "available_sats": available}
-    if not funded:
-        return AwaitingPayment(
-            "This token's invoice is not paid yet. Pay it, or ask for another with POST /v1/topups.",
-            fields=fields,
-        )
-    held = f" ({whole_sats(balance.held)} more are held by calls under way)" if balance.held else ""
-    return InsufficientBalance(
-        f"The call costs {needed} sats and the token has {available}{held}. Top it up with POST /v1/topups.",
-        fields=fields,
+    is_data = answer.content_type == DATA_TYPE
+    head = Head(answer.status, DATA_TYPE) if is_data else read_head(answer.status, answer.content_type)
+    return Reply(
+        head, answer.body, answer.request_id, answer.cost, Msat(0), standing, replayed=True, is_data=is_data
     )
 
 
-def _limit_reached(allowance: AllowanceState, service: Service, now_ms: int) -> Refusal:
-    resets_at = datetime.fromtimestamp(allowance.resets_at_ms / 1000, UTC)
-    return DailyLimitReached(
-        f"This account has had its {service.calls_per_day} calls of the day. The next one is possible at "
-        f"{resets_at:%Y-%m-%dT%H:%M:%SZ}; its balance is kept.",
-        retry_after_seconds=max(1, -(-(allowance.resets_at_ms - now_ms) // 1000)),
+def _model(request: PaidRequest) -> str | None:
+    return request.order.outgoing.model if isinstance(request.order, Order) else None
+
+
+def _is_fixed(request: PaidRequest) -> bool:
+    return (
+        request.order.tariff.is_fixed if isinstance(request.order, Order) else request.service.tariff.is_fixed
     )

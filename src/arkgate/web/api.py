@@ -1,17 +1,15 @@
-"""The public routes: turns HTTP into the gateway's requests, and its replies into HTTP."""
+"""The public routes: funding, balances, statements and health; the priced ones beside them."""
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
 
-from arkgate.core.catalog import Catalog, Service
-from arkgate.core.errors import AnswerGone, InvalidRequest, MethodNotAllowed, NotFound, RequestInFlight
+from arkgate.core.catalog import Catalog
+from arkgate.core.errors import AnswerGone, InvalidRequest, NotFound, RequestInFlight
 from arkgate.core.keys import token_digest
 from arkgate.core.ledger import (
     AccountRecord,
@@ -22,17 +20,18 @@ from arkgate.core.ledger import (
     Standing,
     StatementLine,
 )
-from arkgate.core.money import Msat, sats, whole_sats
+from arkgate.core.money import whole_sats
 from arkgate.gateway.admit import Admission
 from arkgate.gateway.readiness import ReadinessCheck
-from arkgate.gateway.serve import Gateway, PaidRequest, Reply, replied
+from arkgate.gateway.serve import replied
 from arkgate.gateway.sessions import Sessions
-from arkgate.l402.header import Presented, Token, read_credentials
 from arkgate.ports import Clock, Statements
-from arkgate.web.body import read_amount, read_chat
 from arkgate.web.client import ClientAddress
 from arkgate.web.funding import payable_body
-from arkgate.web.guard import Arrival, read_body
+from arkgate.web.offers import OffersApi
+from arkgate.web.priced import Priced
+from arkgate.web.replies import whole_response
+from arkgate.web.requests import amount_in, arrival_of, presented_in, read, tokens_in, whole_number
 from arkgate.web.respond import (
     STREAM_PAUSE_SECONDS,
     STREAM_TICKS,
@@ -44,9 +43,7 @@ from arkgate.web.respond import (
     timestamp,
 )
 
-HeaderMap = Mapping[bytes, bytes]
 NO_STORE = [(b"cache-control", b"no-store")]
-IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
 USAGE_LINES_MAX = 1000
 USAGE_LINES = 100
 
@@ -57,7 +54,8 @@ class Api:
     def __init__(
         self,
         *,
-        gateway: Gateway,
+        priced: Sequence[Priced],
+        offers: OffersApi,
         admission: Admission,
         sessions: Sessions,
         statements: Statements,
@@ -67,7 +65,8 @@ class Api:
         client_address: ClientAddress,
         public_url: str,
     ) -> None:
-        self._gateway = gateway
+        self._priced = priced
+        self._offers = offers
         self._admission = admission
         self._sessions = sessions
         self._statements = statements
@@ -79,17 +78,13 @@ class Api:
 
     def routes(self) -> Router:
         """The routes; refusals are raised through it, to be answered by the guard."""
-        priced = [
-            Route(service.path, self._priced(service), methods=["GET", "HEAD", "POST"])
-            for service in self._catalog
-        ]
+        priced = [_route(one) for one in self._priced]
         free = [
             Route("/v1/sessions", self.open_session, methods=["POST"]),
             Route("/v1/sessions/{session_id}", self.session, methods=["GET"]),
             Route("/v1/balance", self.balance, methods=["GET"]),
             Route("/v1/topups", self.top_up, methods=["POST"]),
             Route("/v1/tokens", self.token, methods=["POST"]),
-            Route("/v1/catalog", self.show_catalog, methods=["GET"]),
             Route("/v1/usage", self.usage, methods=["GET"]),
             Route("/v1/calls/{request_id}", self.call, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
@@ -97,17 +92,15 @@ class Api:
             Route("/health/ready", self.ready, methods=["GET"]),
             Route("/health/stream", self.stream, methods=["GET"]),
         ]
-        return Router(routes=[*priced, *free], redirect_slashes=False)
-
-    def _priced(self, service: Service) -> "_Priced":
-        """The endpoint of a priced service."""
-        return _Priced(service, self._gateway, self._client_address)
+        # What is exact comes first: a service may have everything under a path that others have parts of.
+        priced.sort(key=lambda route: route.path.endswith("}"))
+        return Router(routes=[*free, *self._offers.routes(), *priced], redirect_slashes=False)
 
     async def open_session(self, request: Request) -> Response:
         """`POST /v1/sessions`: a token and where it is paid for."""
-        _, body, headers = await _read(request)
+        _, body, headers = await read(request)
         opened = await self._sessions.open(
-            _amount(body, headers), client=self._client_address.of(request.scope)
+            amount_in(body, headers), client=self._client_address.of(request.scope)
         )
         session = self._session_body(opened.session, balance_sats=0)
         return json_response({"token": opened.token, **session}, status=201, headers=NO_STORE)
@@ -132,10 +125,10 @@ class Api:
 
     async def top_up(self, request: Request) -> Response:
         """`POST /v1/topups`: another way to pay for the presented token or L402 account."""
-        _, body, headers = await _read(request)
-        admitted = await self._admission.require(_presented(request.scope), whole=True)
+        _, body, headers = await read(request)
+        admitted = await self._admission.require(presented_in(request.scope), whole=True)
         payable = await self._sessions.top_up(
-            admitted, _amount(body, headers), client=self._client_address.of(request.scope)
+            admitted, amount_in(body, headers), client=self._client_address.of(request.scope)
         )
         account = await self._account(admitted.account_id)
         return json_response(
@@ -150,7 +143,7 @@ class Api:
 
     async def token(self, request: Request) -> Response:
         """`POST /v1/tokens`: the `ak_` token of an L402 payment, the same one each time."""
-        admitted = await self._admission.require(_presented(request.scope), whole=True)
+        admitted = await self._admission.require(presented_in(request.scope), whole=True)
         token = await self._sessions.token(admitted)
         account = await self._account(admitted.account_id)
         body = {
@@ -162,12 +155,12 @@ class Api:
 
     async def balance(self, request: Request) -> Response:
         """`GET /v1/balance`: what an account has, holds and may still do today."""
-        presented = _presented(request.scope)
+        presented = presented_in(request.scope)
         admitted = await self._admission.require(presented)
         account = await self._account(admitted.account_id)
         service = next(iter(self._catalog))
         allowance = await self._statements.allowance(account.account_id, service.name, service.calls_per_day)
-        token = await self._token_of(account, _tokens(presented))
+        token = await self._token_of(account, tokens_in(presented))
         body = {
             "token": token,
             "balance_sats": whole_sats(account.balance.posted),
@@ -190,36 +183,11 @@ class Api:
                 return token
         return None
 
-    async def show_catalog(self, request: Request) -> Response:
-        """`GET /v1/catalog`: every priced endpoint."""
-        endpoints = [
-            {
-                "path": service.path,
-                "method": service.method,
-                "cost_sats": whole_sats(service.price, asked_for=True),
-                "calls_per_day": service.calls_per_day,
-                "description": service.description,
-            }
-            for service in self._catalog
-        ]
-        body = {
-            "endpoints": endpoints,
-            "session": {
-                "create": "POST /v1/sessions",
-                "balance": "GET /v1/balance",
-                "minimum_sats": whole_sats(self._sessions.minimum, asked_for=True),
-                "maximum_sats": whole_sats(self._sessions.maximum),
-                "balance_expires": self._catalog.balance_expiry.value,
-            },
-            "auth": "Authorization: Bearer ak_… or Authorization: L402 <macaroon>:<preimage>",
-        }
-        return json_response(body)
-
     async def usage(self, request: Request) -> Response:
         """`GET /v1/usage`: the holder's statement, oldest first, as JSON or CSV."""
-        admitted = await self._admission.require(_presented(request.scope), whole=True)
-        offset = _whole_number(request, "offset", default=0, maximum=10**9)
-        limit = _whole_number(request, "limit", default=USAGE_LINES, minimum=1, maximum=USAGE_LINES_MAX)
+        admitted = await self._admission.require(presented_in(request.scope), whole=True)
+        offset = whole_number(request, "offset", default=0, maximum=10**9)
+        limit = whole_number(request, "limit", default=USAGE_LINES, minimum=1, maximum=USAGE_LINES_MAX)
         account = await self._account(admitted.account_id)
         lines = await self._statements.statement(admitted.account_id, offset=offset, limit=limit + 1)
         shown = lines[:limit]
@@ -236,7 +204,7 @@ class Api:
 
     async def call(self, request: Request) -> Response:
         """`GET /v1/calls/{request_id}`: the stored answer of a charged call, to its own account."""
-        admitted = await self._admission.require(_presented(request.scope))
+        admitted = await self._admission.require(presented_in(request.scope))
         record = await self._statements.call(admitted.account_id, request.path_params["request_id"])
         if record is None:
             raise NotFound("This account has made no call with that request id.")
@@ -246,7 +214,7 @@ class Api:
         calls_per_day = service.calls_per_day if service else None
         allowance = await self._statements.allowance(account.account_id, record.service, calls_per_day)
         reply = replied(answer, Standing(account.balance, allowance))
-        return _reply_response(reply, service.path if service else None, _arrival(request.scope))
+        return whole_response(reply, service.path if service else None, arrival_of(request.scope))
 
     async def _account(self, account_id: str) -> AccountRecord:
         account = await self._statements.account(account_id)
@@ -276,97 +244,11 @@ class Api:
         return json_response(body, status=200 if readiness.ready else 503, headers=headers)
 
 
-class _Priced:
-    """A priced service's endpoint as an ASGI application: on the paid path Starlette's wrappers cost 8%."""
-
-    def __init__(self, service: Service, gateway: Gateway, client_address: ClientAddress) -> None:
-        self._service = service
-        self._gateway = gateway
-        self._client_address = client_address
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; raises its refusal, to be answered by the guard."""
-        service, arrival = self._service, _arrival(scope)
-        paid = self._paid_request(scope, arrival, await read_body(receive, scope))
-        if scope["method"] != service.method and paid.presented:
-            raise MethodNotAllowed(f"{service.path} answers to {service.method}.", allowed=service.method)
-        async with self._gateway.serve(paid) as reply:
-            await _reply_response(reply, service.path, arrival)(scope, receive, send)
-
-    def _paid_request(self, scope: Scope, arrival: Arrival, body: bytes) -> PaidRequest:
-        headers = dict(scope["headers"])
-        return PaidRequest(
-            service=self._service,
-            request_id=arrival.request_id,
-            presented=_presented(scope),
-            body=body,
-            messages=read_chat(body, headers),
-            probe=scope["method"] != self._service.method or body.strip() in (b"", b"{}"),
-            client=self._client_address.of(scope),
-            idempotency_key=_idempotency_key(headers),
-        )
-
-
-async def _read(request: Request) -> tuple[Arrival, bytes, HeaderMap]:
-    body = await read_body(request.receive, request.scope)
-    return _arrival(request.scope), body, dict(request.scope["headers"])
-
-
-def _arrival(scope: Scope) -> Arrival:
-    arrival: Arrival = scope["state"]["arrival"]
-    return arrival
-
-
-def _presented(scope: Scope) -> tuple[Presented, ...]:
-    authorization, macaroon = [], []
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            authorization.append(value.decode("latin-1"))
-        elif name in (b"macaroon", b"grpc-metadata-macaroon"):
-            macaroon.append(value.decode("latin-1"))
-    return read_credentials(authorization, macaroon)
-
-
-def _tokens(presented: Sequence[Presented]) -> Iterator[str]:
-    return (one.text for one in presented if isinstance(one, Token))
-
-
-def _idempotency_key(headers: HeaderMap) -> str | None:
-    key = headers.get(b"idempotency-key")
-    if key is None:
-        return None
-    text = key.decode("latin-1").strip()
-    if not text or len(text) > IDEMPOTENCY_KEY_CHARACTERS_MAX:
-        raise InvalidRequest(f"Idempotency-Key must have 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} characters.")
-    return text
-
-
-def _amount(body: bytes, headers: HeaderMap) -> Msat:
-    return sats(read_amount(body, headers))
-
-
-def _reply_response(reply: Reply, path: str | None, arrival: Arrival) -> Response:
-    """A charged answer as ArkAPI shapes it, with what it cost and what is left."""
-    balance = whole_sats(reply.standing.balance.available)
-    body = {
-        "success": True,
-        "data": orjson.Fragment(reply.data),
-        "cost_sats": whole_sats(reply.call_cost, asked_for=True),
-        "balance_remaining": balance,
-        "response_ms": arrival.elapsed_ms,
-        "endpoint": path,
-        "request_id": reply.request_id,
-        "cached": False,
-    }
-    headers = [
-        (b"x-cost-sats", str(whole_sats(reply.cost, asked_for=True)).encode()),
-        (b"cache-control", b"private, no-store"),
-        *standing_headers(reply.standing),
-    ]
-    if reply.replayed:
-        body["replayed"] = True
-        headers.append((b"idempotent-replayed", b"true"))
-    return json_response(body, headers=headers)
+def _route(priced: Priced) -> Route:
+    """A priced endpoint's route; a probe asks with GET, HEAD or POST, whatever is sold there."""
+    path = priced.endpoint.path + ("{rest:path}" if priced.endpoint.is_prefix else "")
+    methods = {"GET", "HEAD", "POST", *priced.endpoint.methods}
+    return Route(path, priced, methods=sorted(methods))
 
 
 def _charged_answer(record: CallRecord) -> Answer:
@@ -414,12 +296,3 @@ def _wants_csv(request: Request) -> bool:
     if wanted not in (None, "json", "csv"):
         raise InvalidRequest("format must be json or csv.")
     return wanted == "csv" or (wanted is None and request.headers.get("accept", "").startswith("text/csv"))
-
-
-def _whole_number(request: Request, name: str, *, default: int, maximum: int, minimum: int = 0) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 10 or not minimum <= int(text) <= maximum:
-        raise InvalidRequest(f"{name} must be a whole number between {minimum} and {maximum}.")
-    return int(text)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from arkgate.core.errors import InvalidRequest, NotSupported, PayloadTooLarge, Refusal, UnsupportedMediaType
+from arkgate.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from arkgate.ports import ChatMessage
 
 DEPTH_MAX = 32
@@ -93,21 +93,10 @@ def _constant(name: str) -> NoReturn:
     raise InvalidRequest(f"{name} is not a JSON value.")
 
 
-def read_chat(body: bytes, headers: Mapping[bytes, bytes]) -> tuple[ChatMessage, ...] | Refusal:
-    """The conversation that a body asks for, or why it can never be served."""
-    try:
-        check_media_type(headers)
-        return chat_messages(read_object(body))
-    except Refusal as refusal:
-        return refusal
-
-
 def chat_messages(request: Mapping[str, object]) -> tuple[ChatMessage, ...]:
     """Prompt and messages, in that order, within the limits. Raises InvalidRequest or PayloadTooLarge."""
     if "system_prompt" in request:
         raise InvalidRequest("system_prompt is not accepted; put what you need into the prompt.")
-    if request.get("stream") not in (None, False):
-        raise NotSupported("stream: true is not supported yet; leave it out.")
     messages: list[ChatMessage] = []
     prompt = request.get("prompt")
     if prompt is not None:

@@ -1,5 +1,6 @@
 """The one table from refusals to HTTP statuses, and how a refusal looks on the wire."""
 
+from enum import Enum
 from typing import Final
 
 from starlette.responses import Response
@@ -33,6 +34,7 @@ STATUS: Final[dict[type[errors.Refusal], int]] = {
     errors.DailyLimitReached: 429,
     errors.RateLimited: 429,
     errors.InternalError: 500,
+    errors.UpgradeNotSupported: 501,
     errors.UpstreamError: 502,
     errors.SettlementPending: 503,
     errors.NodeUnavailable: 503,
@@ -67,11 +69,74 @@ def public_sentence(refusal: errors.Refusal) -> str | None:
     return next(found, None)
 
 
+class Style(Enum):
+    """How a refusal is written, by what its reader can read."""
+
+    FLAT = "flat"
+    """ArkAPI's: `error` is a sentence."""
+    OPENAI = "openai"
+    """`error` is OpenAI's object, and everything else stands beside it."""
+    ANTHROPIC = "anthropic"
+    """As Anthropic's, with everything else beside it."""
+
+
+OURS: Final = ("sessions", "balance", "topups", "tokens", "catalog", "usage", "calls", "quote")
+"""The routes under /v1 that are ArkAPI's or our own; whoever asks for another one speaks OpenAI's API."""
+
+
+def style_of(path: str) -> Style:
+    """How a refusal is written for whoever asks there."""
+    if not path.startswith("/v1/"):
+        return Style.FLAT
+    if path.startswith("/v1/messages"):
+        return Style.ANTHROPIC
+    return Style.FLAT if path.split("/")[2] in OURS else Style.OPENAI
+
+
+OPENAI_TYPES: Final[dict[int, str]] = {
+    401: "authentication_error",
+    402: "payment_required",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+ANTHROPIC_TYPES: Final[dict[int, str]] = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def openai_error(refusal: errors.Refusal) -> dict[str, object]:
+    """The `error` object that OpenAI's clients read."""
+    status = status_of(refusal)
+    kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    if isinstance(refusal, errors.DailyLimitReached):
+        kind = "insufficient_quota"
+    sentence = public_sentence(refusal) or refusal.message
+    return {"error": {"message": sentence, "type": kind, "param": None, "code": refusal.reason}}
+
+
+def anthropic_error(refusal: errors.Refusal) -> dict[str, object]:
+    """The object that Anthropic's clients read."""
+    status = status_of(refusal)
+    kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    sentence = public_sentence(refusal) or refusal.message
+    return {"type": "error", "error": {"type": kind, "message": sentence}}
+
+
 def refusal_response(
     refusal: errors.Refusal,
     *,
     request_id: str,
     endpoint: str,
+    style: Style = Style.FLAT,
     public_url: str,
     response_ms: int | None = None,
     append_token: bool = False,
@@ -92,6 +157,10 @@ def refusal_response(
     if isinstance(refusal, errors.PaymentRequired):
         body |= challenge_body(refusal.challenge, public_url)
         headers += challenge_headers(refusal.challenge, append_token=append_token)
+    if style is Style.OPENAI:
+        body |= openai_error(refusal)
+    elif style is Style.ANTHROPIC:
+        body |= anthropic_error(refusal)
     if response_ms is not None:
         body["response_ms"] = response_ms
     body |= {"endpoint": endpoint, "request_id": request_id}

@@ -19,7 +19,7 @@ from arkgate.core.errors import (
     PayloadTooLarge,
     Refusal,
 )
-from arkgate.web.errors import public_sentence, refusal_response
+from arkgate.web.errors import public_sentence, refusal_response, style_of
 from arkgate.web.respond import raw_response
 
 log = structlog.get_logger()
@@ -27,10 +27,16 @@ BODY_BYTES_MAX = 1024 * 1024
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 _EXPOSED = (
     b"WWW-Authenticate, X-Request-Id, X-Cost-Sats, X-Balance-Sats, X-Credit-Balance, X-RateLimit-Limit, "
-    b"X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After, X-Should-Retry, X-Cache, Idempotent-Replayed"
+    b"X-RateLimit-Remaining, X-RateLimit-Reset, X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, "
+    b"X-RateLimit-Reset-Requests, X-Concurrency-Limit, X-Concurrency-Remaining, Retry-After, "
+    b"X-Should-Retry, X-Cache, Idempotent-Replayed"
 )
 _ALLOWED = (
-    b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Accept-Authenticate, Grpc-Metadata-Macaroon"
+    b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Accept-Authenticate, "
+    b"Grpc-Metadata-Macaroon, X-Api-Key, Anthropic-Version, Anthropic-Beta, "
+    b"Anthropic-Dangerous-Direct-Browser-Access, OpenAI-Organization, OpenAI-Project, X-Stainless-Arch, "
+    b"X-Stainless-Lang, X-Stainless-OS, X-Stainless-Package-Version, X-Stainless-Retry-Count, "
+    b"X-Stainless-Runtime, X-Stainless-Runtime-Version, X-Stainless-Timeout, X-Stainless-Helper-Method"
 )
 COMMON_HEADERS: Final = (
     (b"access-control-allow-origin", b"*"),
@@ -38,7 +44,7 @@ COMMON_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
 )
 PREFLIGHT_HEADERS: Final = (
-    (b"access-control-allow-methods", b"GET, HEAD, POST, OPTIONS"),
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
     (
         b"access-control-allow-headers",
         _ALLOWED,
@@ -110,6 +116,7 @@ class Guard:
                 public_url=self._public_url,
                 response_ms=arrival.elapsed_ms,
                 append_token=self._append_token,
+                style=style_of(scope["path"]),
             )
             await response(scope, receive, send_with_headers)
 

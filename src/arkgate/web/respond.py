@@ -1,6 +1,7 @@
 """Builds responses: JSON by orjson, raw header lists, times and amounts as the contract spells them."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -56,7 +57,10 @@ async def ticks(*, count: int, pause_seconds: float) -> AsyncIterator[bytes]:
 
 
 def standing_headers(standing: Standing) -> Headers:
-    """The balance and the day's allowance, as every metered answer carries them."""
+    """The balance, the day's allowance and the limits, as every metered answer carries them.
+
+    The limits have OpenAI's names and their way to write a time; concurrency has none there.
+    """
     balance = str(whole_sats(standing.balance.available)).encode()
     headers = [(b"x-balance-sats", balance), (b"x-credit-balance", balance)]
     allowance = standing.allowance
@@ -65,6 +69,15 @@ def standing_headers(standing: Standing) -> Headers:
             (b"x-ratelimit-limit", str(allowance.limit).encode()),
             (b"x-ratelimit-remaining", str(allowance.left).encode()),
             (b"x-ratelimit-reset", str(allowance.resets_at_ms // 1000).encode()),
+        ]
+    if standing.limits is not None:
+        limits = standing.limits
+        headers += [
+            (b"x-ratelimit-limit-requests", str(limits.per_minute).encode()),
+            (b"x-ratelimit-remaining-requests", str(limits.left).encode()),
+            (b"x-ratelimit-reset-requests", b"%dms" % math.ceil(limits.full_in_seconds * 1000)),
+            (b"x-concurrency-limit", str(limits.at_once).encode()),
+            (b"x-concurrency-remaining", str(limits.at_once_left).encode()),
         ]
     return headers
 

@@ -39,15 +39,25 @@ class Listener:
     protocol: type[HttpToolsProtocol] = ArkgateHttpProtocol
 
 
-def protocol_for_this_process() -> type[HttpToolsProtocol]:
-    """A protocol whose connections leave files for everything else; raises the soft limit first."""
+def protocol_for_this_process(body_bytes_max: int = 0) -> type[HttpToolsProtocol]:
+    """A protocol whose connections leave files for everything else; raises the soft limit first.
+
+    `body_bytes_max` is the largest body that any route takes; a route says so in a better sentence.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES_WANTED:
         wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     connections_max = max(64, min(ProtocolLimits().connections_max, soft // 2))
-    return protocol_with(ProtocolLimits(connections_max=connections_max))
+    return protocol_with(limits_for(body_bytes_max, connections_max=connections_max))
+
+
+def limits_for(body_bytes_max: int, *, connections_max: int) -> ProtocolLimits:
+    """Limits that let the largest body of any route through to it."""
+    usual = ProtocolLimits()
+    bytes_max = max(usual.body_bytes_max, body_bytes_max + 64 * 1024)
+    return ProtocolLimits(body_bytes_max=bytes_max, connections_max=connections_max)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,0 +1,276 @@
+"""Follows a stream of Server-Sent Events: has it begun, has it ended, what did it use; knows no sockets.
+
+Events leave in the bytes in which they came. Most of them are looked at only for words that the few which
+matter contain; those are read. What tells of usage and of the end is held back, because the gateway has to
+charge the call first and then says what it cost.
+
+The formats are OpenAI's (chat completions, completions, responses) and Anthropic's (messages), as their
+clients read them; where servers differ the comment names one.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from arkgate.core.errors import UpstreamError
+from arkgate.core.pricing import Used
+from arkgate.ports import Dialect, Usage
+
+EVENT_BYTES_MAX = 1024 * 1024
+DONE = b"[DONE]"
+_BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
+_BROKE_OFF = "The backend broke its stream off; nothing was charged."
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a stream, read."""
+
+    raw: bytes
+    """With the empty line that ends it."""
+    data: bytes
+    document: Mapping[str, object]
+    """The data as a JSON object; empty where it is none."""
+
+    @property
+    def type(self) -> object:
+        """What the typed dialects say that it is."""
+        return self.document.get("type")
+
+
+def events_in(block: bytes) -> Iterator[Event]:
+    """The events of a block that ends where an event ends. Comments alone are events without data."""
+    start = 0
+    for boundary in _BOUNDARY.finditer(block):
+        raw = block[start : boundary.end()]
+        start = boundary.end()
+        yield _event(raw)
+
+
+def _event(raw: bytes) -> Event:
+    lines = [line[5:].removeprefix(b" ") for line in raw.splitlines() if line.startswith(b"data:")]
+    data = b"\n".join(lines)
+    if not data or data == DONE:
+        return Event(raw, data, {})
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise UpstreamError("The backend's stream cannot be read; nothing was charged.") from exc
+    return Event(raw, data, document if isinstance(document, dict) else {})
+
+
+class EventMeter:
+    """Follows one stream of one dialect."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.begun = False
+        self.ended = False
+        self.usage: Usage | None = None
+        self.held_back = b""
+        self._dialect = dialect
+        self._rest = b""
+        self._is_finished = False
+        """Whether the last choice said why it ended: such a stream is whole also without its [DONE]."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What of the stream may go on to the reader now. Raises UpstreamError for a failure told in it."""
+        if self.ended:
+            return b""  # nothing that follows the end is anybody's business: a second [DONE], say
+        if self._dialect is Dialect.RAW:
+            self.begun = True
+            return data
+        buffer = self._rest + data if self._rest else data
+        end = _last_boundary(buffer)
+        if end < len(buffer):
+            self._rest = buffer[end:]
+            if len(self._rest) > EVENT_BYTES_MAX:
+                raise UpstreamError("The backend sent an event that is too large; nothing was charged.")
+            block = buffer[:end]
+        else:
+            self._rest, block = b"", buffer
+        if not block:
+            return b""
+        if self.begun and not _is_remarkable(self._dialect, block):
+            return block
+        return b"".join(self._pass(event) for event in events_in(block))
+
+    def finish(self) -> None:
+        """The bytes have ended where their framing said. Raises UpstreamError when the stream had not."""
+        if self._dialect is Dialect.RAW:
+            self.ended = True
+        if self.ended:
+            return
+        if self._rest.strip():  # the last empty line is missing, as some servers leave it out
+            rest, self._rest = self._rest, b""
+            for event in events_in(rest + b"\n\n"):
+                self.held_back += self._pass(event)
+        if self._is_finished:
+            self.ended = True
+        if not self.ended:
+            raise UpstreamError(_BROKE_OFF)
+
+    def _pass(self, event: Event) -> bytes:
+        if self.ended:
+            return b""
+        if event.data == DONE:
+            if self._dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
+                self.ended = True
+            return b""
+        if self._dialect is Dialect.MESSAGES:
+            return self._of_messages(event)
+        if self._dialect is Dialect.RESPONSES:
+            return self._of_responses(event)
+        return self._of_choices(event)
+
+    def _of_choices(self, event: Event) -> bytes:
+        document = event.document
+        _refuse_failure(document)
+        choices = document.get("choices")
+        found = usage_in(Dialect.CHAT, document)
+        if found is not None:
+            self.usage = found
+            if not choices:  # the chunk of the usage alone: who asked for it gets it with the cost
+                self.held_back += event.raw
+                return b""
+        for choice in choices if isinstance(choices, list) else []:
+            if isinstance(choice, dict):
+                self.begun = self.begun or _says_something(choice)
+                self._is_finished = self._is_finished or isinstance(choice.get("finish_reason"), str)
+        return event.raw
+
+    def _of_responses(self, event: Event) -> bytes:
+        kind = event.type
+        if kind in ("error", "response.failed"):
+            raise UpstreamError("The backend's stream tells of a failure; nothing was charged.")
+        if isinstance(kind, str) and kind.endswith(".delta"):
+            self.begun = True
+        if kind in ("response.completed", "response.incomplete"):
+            response = event.document.get("response")
+            self.usage = usage_in(Dialect.RESPONSES, response) if isinstance(response, dict) else None
+            self.begun = self.ended = True
+            self.held_back += event.raw
+            return b""
+        return event.raw
+
+    def _of_messages(self, event: Event) -> bytes:
+        kind = event.type
+        if kind == "error":
+            raise UpstreamError("The backend's stream tells of a failure; nothing was charged.")
+        if kind == "message_start":
+            message = event.document.get("message")
+            self.usage = usage_in(Dialect.MESSAGES, message) if isinstance(message, dict) else None
+        elif kind == "content_block_delta":
+            self.begun = True
+        elif kind == "message_delta":
+            self._add_usage(event.document)
+            self.held_back += event.raw
+            return b""
+        elif kind == "message_stop":
+            self.begun = self.ended = True
+            self.held_back += event.raw
+            return b""
+        return event.raw
+
+    def _add_usage(self, document: Mapping[str, object]) -> None:
+        """Anthropic tells the question's tokens at the start and the answer's at the end."""
+        earlier = dict(self.usage.document) if self.usage is not None else {}
+        told = document.get("usage")
+        if isinstance(told, dict):
+            merged = {**earlier, **{name: value for name, value in told.items() if value is not None}}
+            self.usage = usage_in(Dialect.MESSAGES, {"usage": merged})
+
+
+def usage_in(dialect: Dialect, document: Mapping[str, object]) -> Usage | None:
+    """The usage that a JSON answer or chunk tells; None where it tells none that can be believed.
+
+    Counts that are no whole numbers, or below zero, are not believed.
+    """
+    told = document.get("usage")
+    if not isinstance(told, dict):
+        return None
+    read = _used_by_anthropic if dialect is Dialect.MESSAGES else _used
+    used = read(told)
+    return None if used is None else Usage(used, told)
+
+
+def _used(told: Mapping[str, object]) -> Used | None:
+    """OpenAI's two spellings: prompt and completion tokens, or input and output tokens (responses)."""
+    question = _count(told, "prompt_tokens", "input_tokens")
+    answer = _count(told, "completion_tokens", "output_tokens")
+    if question is None or answer is None:
+        total = _count(told, "total_tokens")
+        if question is None or answer is not None or total is None:
+            return None
+        answer = max(0, total - question)  # embeddings have no answer's tokens
+    details = told.get("prompt_tokens_details") or told.get("input_tokens_details")
+    cached = _count(details, "cached_tokens") if isinstance(details, dict) else 0
+    return Used(input_tokens=question, cached_tokens=min(cached or 0, question), output_tokens=answer)
+
+
+def _used_by_anthropic(told: Mapping[str, object]) -> Used | None:
+    """Anthropic counts what came from its cache, and what went into it, beside the other input tokens."""
+    question, answer = _count(told, "input_tokens"), _count(told, "output_tokens")
+    if question is None or answer is None:
+        return None
+    cached = _count(told, "cache_read_input_tokens") or 0
+    written = _count(told, "cache_creation_input_tokens") or 0
+    return Used(input_tokens=question + cached + written, cached_tokens=cached, output_tokens=answer)
+
+
+TOKENS_MAX = 2**40
+"""More of them than any call has: whoever says so is not believed."""
+
+
+def _count(told: Mapping[str, object], *names: str) -> int | None:
+    for name in names:
+        value = told.get(name)
+        if type(value) is int and 0 <= value <= TOKENS_MAX:
+            return value
+    return None
+
+
+def _says_something(choice: Mapping[str, object]) -> bool:
+    """Whether a choice holds a token: text, a tool call, a refusal, or reasoning; its role is none."""
+    if choice.get("text"):  # completions
+        return True
+    delta = choice.get("delta")
+    return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+
+
+def _refuse_failure(document: Mapping[str, object]) -> None:
+    if document.get("error") or document.get("object") == "error":  # the second is an older vLLM's
+        raise UpstreamError("The backend's stream tells of a failure; nothing was charged.")
+
+
+def _last_boundary(buffer: bytes) -> int:
+    """Where the last complete event ends."""
+    end = buffer.rfind(b"\n\n") + 2
+    if b"\r" in buffer:
+        end = max([end, *(found.end() for found in _BOUNDARY.finditer(buffer))])
+    return max(end, 0) if end != 1 else 0
+
+
+def _is_remarkable(dialect: Dialect, block: bytes) -> bool:
+    """Whether a block may hold an event that must be read. May say yes without reason, and never no."""
+    if dialect is Dialect.RESPONSES:
+        return b"response.completed" in block or b"response.incomplete" in block or _tells_failure(block)
+    if dialect is Dialect.MESSAGES:
+        return b"message_" in block or _tells_failure(block)
+    return (
+        DONE in block
+        or _tells_failure(block)
+        or _has_value(block, b'"usage"')
+        or _has_value(block, b'"finish_reason"')
+    )
+
+
+def _tells_failure(block: bytes) -> bool:
+    return b'"error"' in block or b"response.failed" in block
+
+
+def _has_value(block: bytes, name: bytes) -> bool:
+    """Whether a name stands there with another value than null, which OpenAI puts into every chunk."""
+    times = block.count(name)
+    return times > 0 and times != block.count(name + b":null") + block.count(name + b": null")

@@ -1,0 +1,299 @@
+"""One request to a backend, what has come of its answer, and those who wait for it.
+
+Identical calls under way share one. Each of them is a `Follower`: it is charged or refunded on its own, and
+none can end the fetch for another. A fetch ends when its answer does, when the last follower goes, or when
+nobody reads it any more and the time to learn its usage is over.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from arkgate.core.errors import InternalError, Refusal
+from arkgate.gateway.order import Head
+from arkgate.ports import Backend, Outgoing, Usage
+
+log = structlog.get_logger()
+AHEAD_BYTES_MAX = 256 * 1024
+"""How far the backend may be ahead of the fastest reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A complete answer of a backend, as a cache keeps it."""
+
+    head: Head
+    body: bytes
+    held_back: bytes
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchTerms:
+    """The operator's figures for answers that leave as they come."""
+
+    heartbeat_seconds: float = 10.0
+    """How often a reader hears something before the first token."""
+    drain_seconds: float = 30.0
+    """How long the rest of a stream that nobody reads is taken, to learn what it used."""
+
+
+class Bell:
+    """Wakes whoever waits; a ring that nobody waits for is forgotten."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def ring(self) -> None:
+        """Wakes all."""
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Waits for the next ring; False when it did not come in time."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        if seconds is None:
+            await waiter
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            return False
+        return True
+
+
+class Fetch:
+    """One request to a backend and its answer so far."""
+
+    def __init__(self, backend: Backend, outgoing: Outgoing, call_id: str, terms: FetchTerms) -> None:
+        self.outgoing = outgoing
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.begun = False
+        self.is_stream = False
+        self.head: Head | None = None
+        self.usage: Usage | None = None
+        self.held_back = b""
+        self.failure: Refusal | None = None
+        self.is_complete = False
+        self.milliseconds = 0
+        self._backend = backend
+        self._call_id = call_id
+        self.terms = terms
+        self._loop = asyncio.get_running_loop()
+        self._followers: set[Follower] = set()
+        self.came = Bell()
+        """For readers: a piece, or the last bytes."""
+        self.turned = Bell()
+        """For calls: the head, the end, or a reader who left."""
+        self._moved = Bell()
+        self._task: asyncio.Task[None] | None = None
+        self._drain: asyncio.TimerHandle | None = None
+        self._heard: Callable[[], None] | None = None
+        self._is_done = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more will come."""
+        return self._is_done
+
+    @property
+    def body(self) -> bytes:
+        """All that has come."""
+        return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+
+    @classmethod
+    def finished(cls, backend: Backend, outgoing: Outgoing, entry: Entry, terms: FetchTerms) -> Self:
+        """One whose answer was kept from an earlier one."""
+        fetch = cls(backend, outgoing, "", terms)
+        fetch.head, fetch.usage = entry.head, entry.usage
+        fetch.is_stream, fetch.parts, fetch.held_back = outgoing.stream, [entry.body], entry.held_back
+        fetch.size = len(entry.body)
+        fetch.begun = fetch.is_complete = fetch._is_done = True
+        return fetch
+
+    def entry(self) -> Entry:
+        """The answer as it may be kept."""
+        head = self.head or Head(200, "")
+        return Entry(Head(head.status, head.content_type), self.body, self.held_back, self.usage)
+
+    def start(self) -> None:
+        """Runs it as a task of its own, that goes on for as long as anybody follows."""
+        self._task = self._loop.create_task(self.run())
+
+    async def run(self) -> None:
+        """Asks the backend and takes the answer; never raises but when it is cancelled."""
+        started = self._loop.time()
+        try:
+            async with self._backend.forward(self.outgoing, call_id=self._call_id) as incoming:
+                self.is_stream = incoming.is_stream
+                self.head = Head(incoming.status, _content_type(incoming.headers), tuple(incoming.headers))
+                if incoming.is_stream:
+                    self.turned.ring()
+                async for piece in incoming:
+                    self.parts.append(piece)
+                    self.size += len(piece)
+                    self.begun, self.usage = incoming.begun, incoming.usage
+                    if incoming.is_stream:
+                        self.came.ring()
+                        if self._is_far_ahead():
+                            await self._wait_for_readers()
+                self.begun, self.usage = incoming.begun, incoming.usage
+                self.held_back = incoming.held_back
+                self.is_complete = True
+        except Refusal as refusal:
+            self.failure = refusal
+        except asyncio.CancelledError:
+            self.failure = self.failure or InternalError("The gateway gave the call up; nothing was charged.")
+            raise
+        except Exception as error:  # an adapter's fault must not leave anybody waiting
+            log.exception("the backend adapter failed", call=self._call_id)
+            self.failure = InternalError("The gateway failed; nothing was charged.")
+            self.failure.__cause__ = error
+        finally:
+            self.milliseconds = int((self._loop.time() - started) * 1000)
+            self._is_done = True
+            if self._drain is not None:
+                self._drain.cancel()
+            if self._heard is not None:
+                self._heard()
+            self.turned.ring()
+
+    def when_done(self, heard: Callable[[], None]) -> None:
+        """Calls back once, at the end of the run."""
+        self._heard = heard
+
+    def follow(self) -> "Follower":
+        """A further call that waits for this answer; a context manager, because the last one ends it."""
+        follower = Follower(self)
+        self._followers.add(follower)
+        return follower
+
+    async def head_or(self, seconds: float | None) -> None:
+        """Waits until the head is here or cannot come any more, or for so long."""
+        loop = self._loop
+        until = None if seconds is None else loop.time() + seconds
+        while self.head is None and not self._is_done:
+            left = None if until is None else until - loop.time()
+            if (left is not None and left <= 0) or not await self.turned.wait(left):
+                return
+
+    # What followers tell.
+
+    def moved(self) -> None:
+        """A reader has read on, or one has left."""
+        self._moved.ring()
+
+    def left(self) -> None:
+        """A reader has left. When it was the last one, the rest is taken for a bounded time only."""
+        if self._drain is None and not self._is_done and all(one.has_left for one in self._followers):
+            self._drain = self._loop.call_later(self.terms.drain_seconds, self._cut)
+        self._moved.ring()
+        self.turned.ring()
+
+    def unfollow(self, follower: "Follower") -> None:
+        """A call is done with it."""
+        self._followers.discard(follower)
+        if not self._followers:
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._task is not None and not self._is_done:
+            self._task.cancel()
+
+    def _is_far_ahead(self) -> bool:
+        positions = [one.position_bytes for one in self._followers if one.is_reading]
+        return bool(positions) and self.size - max(positions) > AHEAD_BYTES_MAX
+
+    async def _wait_for_readers(self) -> None:
+        while self._is_far_ahead():
+            await self._moved.wait()
+
+
+class Follower:
+    """One call's place at a fetch, and the way in which its reader gets the answer."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self.fetch = fetch
+        self.has_left = False
+        self.was_given = False
+        """Whether a first token was handed to the reader's connection."""
+        self.is_reading = False
+        self.position_bytes = 0
+        self._closing: bytes | None = None
+        self._is_broken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.fetch.unfollow(self)
+
+    def leave(self) -> None:
+        """The reader will read no more."""
+        if not self.has_left:
+            self.has_left = True
+            self.is_reading = False
+            self.fetch.left()
+            self.fetch.came.ring()
+
+    def close(self, closing: bytes, *, broken: bool = False) -> None:
+        """The last bytes for the reader; `broken` where they are not the end of a good answer."""
+        self._closing, self._is_broken = closing, broken
+        self.fetch.came.ring()
+
+    async def resolved(self) -> None:
+        """Waits until it is clear whether the call is charged: the end, or a reader who left too early."""
+        fetch = self.fetch
+        while not fetch.is_done and not (self.has_left and not self.was_given):
+            await fetch.turned.wait()
+
+    async def pieces(self, heartbeat: bytes) -> AsyncGenerator[bytes, None]:
+        """The answer as it comes, then the last bytes. Raises BrokenStream where it cannot end well.
+
+        An empty `heartbeat` is none.
+        """
+        fetch, number = self.fetch, 0
+        self.is_reading = True
+        while not self.has_left:
+            if number < len(fetch.parts):
+                parts = fetch.parts[number:]
+                number += len(parts)
+                piece = parts[0] if len(parts) == 1 else b"".join(parts)
+                self.was_given = self.was_given or fetch.begun
+                yield piece
+                self.position_bytes += len(piece)
+                if fetch.size - self.position_bytes < AHEAD_BYTES_MAX < fetch.size:
+                    fetch.moved()
+            elif self._closing is not None:
+                if self._closing:
+                    yield self._closing
+                if self._is_broken and not self._closing:
+                    raise BrokenStream
+                return
+            elif fetch.begun or not heartbeat:
+                await fetch.came.wait()
+            elif not await fetch.came.wait(fetch.terms.heartbeat_seconds):
+                yield heartbeat
+
+
+class BrokenStream(Exception):  # noqa: N818 - what the reader gets, not a fault of this program
+    """A stream that cannot say that it failed: its connection is closed in the middle."""
+
+
+def _content_type(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    types = [value.decode("latin-1") for name, value in headers if name.lower() == b"content-type"]
+    return types[0] if types else ""

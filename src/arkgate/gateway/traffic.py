@@ -1,0 +1,89 @@
+"""How many calls are made at once and how fast, by an account, by an address, and by all."""
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from arkgate.core.errors import Overloaded, RateLimited
+from arkgate.core.ledger import CallLimits
+from arkgate.gateway.limits import Buckets, Rate
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficTerms:
+    """The operator's limits on paid calls."""
+
+    at_once: int = 1024
+    at_once_account: int = 64
+    at_once_client: int = 128
+    account: Rate = field(default_factory=lambda: Rate(6_000, 60))
+    client: Rate = field(default_factory=lambda: Rate(12_000, 60))
+
+
+class Traffic:
+    """Counts the calls that are under way, and how fast they come.
+
+    Lives in memory: of several processes each allows as much. What a limit refuses has cost nothing yet.
+    """
+
+    def __init__(self, terms: TrafficTerms, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds that never go back."""
+        self._terms = terms
+        self._clock = clock
+        self._count = 0
+        self._by_account: Counter[str] = Counter()
+        self._by_client: Counter[str] = Counter()
+        self._accounts = Buckets(terms.account)
+        self._clients = Buckets(terms.client)
+
+    @contextlib.contextmanager
+    def call(self, account_id: str, client: str) -> Iterator[CallLimits]:
+        """One call from its beginning to its end. Raises Overloaded or RateLimited, uncounted."""
+        limits = self._enter(account_id, client)
+        try:
+            yield limits
+        finally:
+            self._count -= 1
+            for counter, name in ((self._by_account, account_id), (self._by_client, client)):
+                counter[name] -= 1
+                if counter[name] <= 0:
+                    del counter[name]
+
+    def _enter(self, account_id: str, client: str) -> CallLimits:
+        terms, now = self._terms, self._clock()
+        if self._count >= terms.at_once:
+            raise Overloaded(
+                "As many calls are under way as this gateway allows; try again.", retry_after_seconds=1
+            )
+        by_account, by_client = self._by_account[account_id], self._by_client[client]
+        if by_account >= terms.at_once_account or by_client >= terms.at_once_client:
+            who = "This account has" if by_account >= terms.at_once_account else "Your address has"
+            raise RateLimited(
+                f"{who} as many calls under way as one may have. Repeat this one when another has ended.",
+                retry_after_seconds=1,
+            )
+        account, address = self._accounts.of(account_id, now), self._clients.of(client, now)
+        wait = max(account.wait(now), address.wait(now))
+        if wait > 0:
+            seconds = math.ceil(wait)
+            raise RateLimited(
+                f"Calls come faster than this gateway allows. Try again in {seconds} s.",
+                retry_after_seconds=seconds,
+            )
+        account.level -= 1
+        address.level -= 1
+        self._count += 1
+        self._by_account[account_id] = by_account + 1
+        self._by_client[client] = by_client + 1
+        return CallLimits(
+            per_minute=round(terms.account.count * 60 / terms.account.seconds),
+            left=int(account.level),
+            full_in_seconds=(terms.account.count - account.level)
+            * terms.account.seconds
+            / terms.account.count,
+            at_once=terms.at_once_account,
+            at_once_left=terms.at_once_account - by_account - 1,
+        )

@@ -1,0 +1,363 @@
+"""Reads what is sold: backends that do the work, models, services, and what is kept of answers."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from arkgate.backend.upstream import BackendSettings
+from arkgate.core.catalog import Catalog, Endpoint, Model, Service, ServiceKind
+from arkgate.core.money import Msat, sats
+from arkgate.core.pricing import Tariff
+from arkgate.gateway.fetch import FetchTerms
+from arkgate.gateway.shelf import CacheTerms
+from arkgate.settings_table import Notes, Table
+from arkgate.web.ai_chat import AiChatTerms
+from arkgate.web.openai import PATHS, CacheRules
+from arkgate.web.services import NEVER, REQUEST_HEADERS, RESPONSE_HEADERS, HttpTerms
+
+BACKEND_KINDS = ("openai", "http")
+SERVICE_KINDS = tuple(kind.value for kind in ServiceKind)
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+REQUEST_BYTES_MAX = 64 * 1024 * 1024
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
+_PATH = re.compile(r"/[A-Za-z0-9._/-]*[A-Za-z0-9._-]/?\Z")
+_HEADER = re.compile(r"[a-z0-9-]{1,64}\Z")
+_ROUTE_SENTENCES: Mapping[str, str] = MappingProxyType(
+    {
+        "/v1/chat/completions": "OpenAI's chat completions, streamed or not.",
+        "/v1/completions": "OpenAI's completions, streamed or not.",
+        "/v1/embeddings": "OpenAI's embeddings.",
+        "/v1/responses": "OpenAI's responses, streamed or not.",
+        "/v1/messages": "Anthropic's messages, streamed or not.",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where answers are kept, and which."""
+
+    url: str
+    bytes_max: int
+    terms: CacheTerms
+    rules: CacheRules
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """Everything that is sold and who does the work."""
+
+    catalog: Catalog
+    backends: Mapping[str, tuple[BackendSettings, ...]]
+    """By the names of the services."""
+    ai_chat: AiChatTerms
+    http: Mapping[str, HttpTerms]
+    """By the names of the services."""
+    cache: CacheSettings
+    fetch: FetchTerms
+    hold_margin_seconds: float
+    """How much longer than the backends' total timeout a hold lives."""
+    openai_bytes_max: int
+    """The largest body of OpenAI's routes."""
+
+    @property
+    def total_timeout_seconds(self) -> float:
+        """The longest time that any backend has for one call."""
+        return max(one.total_timeout_seconds for many in self.backends.values() for one in many)
+
+    @property
+    def body_bytes_max(self) -> int:
+        """The largest body of any route."""
+        sizes = [terms.request_bytes_max for terms in self.http.values()]
+        return max([1024 * 1024, self.openai_bytes_max, *sizes])
+
+
+class OffersReader:
+    """Reads the tables of a document that say what is sold, and notes what is wrong with them."""
+
+    def __init__(self, document: Table, notes: Notes) -> None:
+        self._document = document
+        self._problems = notes.problems
+        self._kinds: dict[str, str] = {}
+
+    def read(self) -> Offers | None:
+        """All of it; None where a backend is missing, which has been said."""
+        backend = self._document.table("backend")
+        label = _matching(backend, "model_label", _MODEL, "arkgate-chat-v1", self._problems)
+        ai_chat = AiChatTerms(
+            system_prompt=backend.text("system_prompt", "") or None,
+            max_tokens=int(backend.number("max_tokens", 0, 0, 10_000_000)) or None,
+        )
+        fetch = FetchTerms(
+            heartbeat_seconds=backend.number("heartbeat_seconds", 10, 0.1, 120),
+            drain_seconds=backend.number("drain_seconds", 30, 0, 3600),
+        )
+        tables = self._document.tables("models")
+        names = [table.text("name", label if len(tables) < 2 else "") for table in tables] or [label]
+        backends = self._backends(backend, names[0])
+        services = self._services(label, tables)
+        openai_bytes_max = int(backend.number("request_bytes_max", 8 * 1024 * 1024, 1024, REQUEST_BYTES_MAX))
+        margin = backend.number("hold_margin_seconds", 60, 5, 3600)
+        cache = self._cache()
+        backend.refuse_unknown()
+        done_by = {service.name: self._done_by(service, wanted, backends) for service, wanted, _ in services}
+        if not backends or not all(done_by.values()):
+            return None
+        http = {service.name: terms for service, _, terms in services if terms is not None}
+        catalog = self._catalog([service for service, _, _ in services])
+        return Offers(catalog, done_by, ai_chat, http, cache, fetch, margin, openai_bytes_max)
+
+    # Backends.
+
+    def _backends(self, single: Table, first_model: str) -> dict[str, BackendSettings]:
+        tables = self._document.tables("backends")
+        read = [] if tables and not single.given else [self._backend(single, first_model, name="backend")]
+        for table in tables:
+            read.append(self._backend(table, first_model))
+            table.refuse_unknown()
+        found: dict[str, BackendSettings] = {}
+        for backend in read:
+            if backend is None:
+                continue
+            if backend.name in found:
+                self._problems.append(f"[[backends]] name {backend.name} is given twice.")
+            found[backend.name] = backend
+        return found
+
+    def _backend(self, table: Table, first_model: str, *, name: str = "") -> BackendSettings | None:
+        if not name:
+            name = _matching(table, "name", _NAME, "", self._problems)
+        kind = table.one_of("kind", BACKEND_KINDS, "openai") if table.where != "[backend]" else "openai"
+        key = table.secret("api_key")
+        is_chat = kind == "openai"
+        url = table.text("url").rstrip("/")
+        single = table.where == "[backend]"
+        models = table.texts_by_name("models")
+        own = table.text("model") if single and not models else table.text("model", "")
+        if own and not models:
+            models = {first_model: own}
+        concurrency = int(table.number("concurrency_max", 64, 1, 10_000))
+        connect = table.number("connect_timeout_seconds", 5, 0.1, 60)
+        self._kinds[name] = kind
+        try:
+            return BackendSettings(
+                url=url,
+                model=own,
+                models=models,
+                name=name,
+                api_key=key,
+                api_key_header=table.text("api_key_header", "Authorization"),
+                priority=int(table.number("priority", 0, 0, 1000)),
+                weight=int(table.number("weight", 1, 1, 1000)),
+                connect_timeout_seconds=connect,
+                first_byte_timeout_seconds=table.number("first_byte_timeout_seconds", 60, 0.1, 3600),
+                idle_timeout_seconds=table.number("idle_timeout_seconds", 30, 0.1, 3600),
+                total_timeout_seconds=table.number("total_timeout_seconds", 120, 1, 3600),
+                answer_bytes_max=int(table.number("answer_bytes_max", 1024 * 1024, 1024, 64 * 1024 * 1024)),
+                stream_bytes_max=int(table.number("stream_bytes_max", 8 * 1024 * 1024, 1024, 16 * 1024**3)),
+                concurrency_max=concurrency,
+                queue_max=int(table.number("queue_max", 0, 0, 100_000)),
+                queue_timeout_seconds=table.number("queue_timeout_seconds", connect, 0.1, 600),
+                ca_file=str(table.file("ca_file", required=False) or "") or None,
+                speaks_openai=is_chat,
+            )
+        except ValueError as error:
+            if table.given.get("url"):  # what is missing or empty has been said
+                self._problems.append(f"{table.where} {error}.")
+            return None
+
+    def _done_by(
+        self, service: Service, wanted: Sequence[str], backends: Mapping[str, BackendSettings]
+    ) -> tuple[BackendSettings, ...]:
+        """Who does a service's work: those that it names, or all of its kind."""
+        kind = "openai" if service.kind is ServiceKind.CHAT else "http"
+        if not wanted and service.kind is ServiceKind.CHAT:
+            wanted = [name for name in backends if self._kinds[name] == kind]
+        for name in wanted:
+            if name not in backends and name not in self._kinds:
+                self._problems.append(
+                    f"[[services]] {service.name} names backend {name}, which is not there."
+                )
+            elif self._kinds.get(name) != kind:
+                self._problems.append(
+                    f'[[services]] {service.name} needs a backend of kind = "{kind}", and {name} is none.'
+                )
+        found = tuple(backends[name] for name in wanted if name in backends)
+        if not wanted and (backends or service.kind is ServiceKind.HTTP):  # or that has been said
+            self._problems.append(
+                f'[[services]] {service.name} has no backend: name one of kind = "{kind}" in backends.'
+            )
+        return found
+
+    # Services.
+
+    def _services(
+        self, label: str, models: Sequence[Table]
+    ) -> list[tuple[Service, tuple[str, ...], HttpTerms | None]]:
+        tables = self._document.tables("services") or [self._document.empty("[[services]]")]
+        read = [self._service(table, label, models) for table in tables]
+        if sum(service.kind is ServiceKind.CHAT for service, _, _ in read) > 1:
+            self._problems.append('[[services]] may have one entry of kind = "chat".')
+        return read
+
+    def _service(
+        self, table: Table, label: str, models: Sequence[Table]
+    ) -> tuple[Service, tuple[str, ...], HttpTerms | None]:
+        kind = ServiceKind(table.one_of("kind", SERVICE_KINDS, "chat"))
+        name = table.matching("name", _NAME, "ai_chat" if kind is ServiceKind.CHAT else "")
+        calls_per_day = int(
+            table.number("calls_per_day", 5 if kind is ServiceKind.CHAT else 0, 0, 1_000_000_000)
+        )
+        wanted = table.texts("backends", ())
+        if kind is ServiceKind.CHAT:
+            service = self._chat(table, name, calls_per_day or None, label, models)
+            terms = None
+        else:
+            service, terms = self._http(table, name, calls_per_day or None)
+        table.refuse_unknown()
+        return service, wanted, terms
+
+    def _chat(
+        self, table: Table, name: str, calls_per_day: int | None, label: str, models: Sequence[Table]
+    ) -> Service:
+        price = sats(int(table.number("price_sats", 50, 1, 1_000_000)))
+        description = table.text("description", "AI chat: a prompt or a conversation in, one answer out.")
+        path = self._path(table, "/api/ai-chat")
+        if path.endswith("/"):
+            self._problems.append(f"{table.where} path must not end in a slash.")
+        endpoints = [Endpoint(path, ("POST",), description)]
+        if table.flag("openai", default=True):
+            endpoints += [Endpoint(path, ("POST",), _ROUTE_SENTENCES[path]) for path in PATHS]
+        tariff = Tariff(call=price)
+        read = tuple(self._model(model, tariff, label, alone=len(models) == 1) for model in models)
+        return Service(
+            name=name,
+            endpoints=tuple(endpoints),
+            tariff=tariff,
+            price=price,
+            calls_per_day=calls_per_day,
+            description=description,
+            models=read or (Model(label, tariff),),
+        )
+
+    def _model(self, table: Table, usual: Tariff, label: str, *, alone: bool) -> Model:
+        name = _matching(table, "name", _MODEL, label if alone else "", self._problems)
+        input_tokens, cached, output_tokens = (
+            _msat(table.number(f"{what}_sats_per_million", 0, 0.0, 1e9))
+            for what in ("input", "cached", "output")
+        )
+        by_tokens = bool(input_tokens or output_tokens)
+        call = _msat(table.number("price_sats", 0 if by_tokens else usual.call / 1000, 0.0, 1e6))
+        if "cached_sats_per_million" not in table.given:
+            cached = input_tokens
+        if not (by_tokens or call):
+            self._problems.append(f"{table.where} {name} has no price.")
+        model = Model(
+            name,
+            Tariff(call=call, input_tokens=input_tokens, cached_tokens=cached, output_tokens=output_tokens),
+            max_tokens=int(table.number("max_tokens", 0, 0, 10_000_000)) or None,
+            default_max_tokens=int(table.number("default_max_tokens", 4096, 1, 10_000_000)),
+            context_tokens=int(table.number("context_tokens", 0, 0, 100_000_000)) or None,
+        )
+        table.refuse_unknown()
+        return model
+
+    def _http(self, table: Table, name: str, calls_per_day: int | None) -> tuple[Service, HttpTerms]:
+        call = _msat(table.number("price_sats", 0, 0.0, 1e6))
+        second = _msat(table.number("second_sats", 0, 0.0, 1e6))
+        kilobyte = _msat(table.number("kilobyte_sats", 0, 0.0, 1e6))
+        tariff = Tariff(call=call, second=second, kilobyte=kilobyte)
+        hold = _msat(table.number("hold_sats", 0, 0.0, 1e9))
+        if tariff.is_fixed:
+            hold = call
+        if not (call or second or kilobyte):
+            self._problems.append(f"{table.where} {name} has no price: give price_sats.")
+        elif hold <= call and not tariff.is_fixed:
+            self._problems.append(
+                f"{table.where} {name} is paid by what it uses: hold_sats says what a call may cost at most."
+            )
+        description = table.text("description", "")
+        methods = table.texts("methods", ("GET", "POST"))
+        for method in methods:
+            if method not in METHODS:
+                self._problems.append(f"{table.where} methods may hold {', '.join(METHODS)}.")
+        path = self._path(table, "")
+        terms = HttpTerms(
+            strip=table.flag("strip_path", default=False),
+            request_headers=self._headers(table, "request_headers", REQUEST_HEADERS),
+            response_headers=self._headers(table, "response_headers", RESPONSE_HEADERS),
+            request_bytes_max=int(table.number("request_bytes_max", 1024 * 1024, 0, REQUEST_BYTES_MAX)),
+        )
+        service = Service(
+            name=name,
+            endpoints=(Endpoint(path or "/", methods or ("GET",), description),),
+            tariff=tariff,
+            price=hold or Msat(1000),
+            calls_per_day=calls_per_day,
+            description=description,
+            kind=ServiceKind.HTTP,
+        )
+        return service, terms
+
+    def _path(self, table: Table, default: str) -> str:
+        path = table.text("path", default) if default else table.text("path")
+        taken = path.startswith(("/v1/", "/health", "/.well-known/"))
+        if path and (not _PATH.match(path) or "//" in path or taken):
+            self._problems.append(
+                f"{table.where} path must be like /api/ai-chat, or /api/ for all under it, "
+                "and not under /v1/, /health or /.well-known/."
+            )
+        return path
+
+    def _headers(self, table: Table, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        headers = tuple(text.lower() for text in table.texts(name, default))
+        for header in headers:
+            if not _HEADER.match(header) or header in NEVER:
+                self._problems.append(f"{table.where} {name} holds {header}, which cannot pass.")
+        return headers
+
+    def _catalog(self, services: Sequence[Service]) -> Catalog:
+        try:
+            return Catalog(tuple(services))
+        except ValueError as error:
+            self._problems.append(f"[[services]]: {error}.")
+            return Catalog(tuple(services[:1]))
+
+    # The cache.
+
+    def _cache(self) -> CacheSettings:
+        table = self._document.table("cache")
+        settings = CacheSettings(
+            url=table.text("url", "memory"),
+            bytes_max=int(table.number("megabytes", 64, 1, 65_536)) * 1024 * 1024,
+            terms=CacheTerms(
+                ttl_seconds=table.number("ttl_seconds", 600, 0, 30 * 86_400),
+                per_account=table.flag("per_account", default=False),
+                hit_percent=int(table.number("hit_percent", 100, 0, 100)),
+                entry_bytes_max=int(table.number("entry_bytes_max", 256 * 1024, 1024, 16 * 1024 * 1024)),
+            ),
+            rules=CacheRules(
+                temperature_max=table.number("temperature_max", 0, 0, 2),
+                tools=table.flag("tools", default=False),
+            ),
+        )
+        if settings.url != "memory" and not settings.url.startswith(
+            ("redis://", "rediss://", "valkey://", "unix://")
+        ):
+            self._problems.append('[cache] url must be "memory" or like "redis://127.0.0.1:6379/0".')
+        table.refuse_unknown()
+        return settings
+
+
+def _msat(amount_sats: float) -> Msat:
+    """A price of the settings in msat; a part of one is dropped."""
+    return Msat(int(round(amount_sats * 1_000_000) // 1000))
+
+
+def _matching(table: Table, name: str, pattern: re.Pattern[str], default: str, problems: list[str]) -> str:
+    value = table.text(name, default) if default else table.text(name)
+    if value and not pattern.match(value):
+        problems.append(f"{table.where} {name} {value!r} holds a character that cannot be in it.")
+    return value

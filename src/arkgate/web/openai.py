@@ -1,0 +1,237 @@
+"""Reads requests to OpenAI's routes, and to Anthropic's: what is decided on is what is sent on.
+
+The body goes on as it was read, so that the backend and the price cannot see two different requests: the
+model by its own name, the length bounded, and the usage asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from starlette.types import Scope
+
+from arkgate.core.catalog import Model, Service
+from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal
+from arkgate.core.money import Msat
+from arkgate.core.pricing import Used
+from arkgate.gateway.order import CacheWish, Order, Shape
+from arkgate.ports import Dialect, Outgoing
+from arkgate.web.body import check_media_type
+from arkgate.web.shapes import AnthropicShape, OpenAiShape
+
+Count = Callable[[Outgoing, bytes], Used]
+PATHS: Final = {
+    "/v1/chat/completions": Dialect.CHAT,
+    "/v1/completions": Dialect.COMPLETIONS,
+    "/v1/embeddings": Dialect.EMBEDDINGS,
+    "/v1/responses": Dialect.RESPONSES,
+    "/v1/messages": Dialect.MESSAGES,
+}
+CHOICES_MAX = 16
+EXPECTED_TOKENS = 256
+"""What an answer is expected to have, for a price that is only foretold."""
+READ_ASIDE_BYTES = 16 * 1024
+"""A longer body is read beside the event loop where its tokens have to be counted."""
+_ASKED: Final = {
+    Dialect.CHAT: "messages",
+    Dialect.COMPLETIONS: "prompt",
+    Dialect.EMBEDDINGS: "input",
+    Dialect.RESPONSES: "input",
+    Dialect.MESSAGES: "messages",
+}
+_LENGTH: Final = {
+    Dialect.CHAT: ("max_completion_tokens", "max_tokens"),
+    Dialect.COMPLETIONS: ("max_tokens",),
+    Dialect.EMBEDDINGS: (),
+    Dialect.RESPONSES: ("max_output_tokens",),
+    Dialect.MESSAGES: ("max_tokens",),
+}
+_PASSED: Final = {Dialect.MESSAGES: (b"anthropic-version", b"anthropic-beta")}
+"""Headers that belong to the request's meaning."""
+_WITHOUT_EFFECT: Final = frozenset(
+    {"user", "metadata", "stream_options", "safety_identifier", "prompt_cache_key", "store"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRules:
+    """Which of OpenAI's requests an earlier answer is good for."""
+
+    temperature_max: float = 0.0
+    tools: bool = False
+
+    def allow(self, document: Mapping[str, object]) -> bool:
+        """Whether the caller wants the same answer to the same question, or cannot tell the difference."""
+        temperature = document.get("temperature")
+        is_cool = isinstance(temperature, (int, float)) and temperature <= self.temperature_max
+        if not is_cool or document.get("n") not in (None, 1):
+            return False
+        return self.tools or not (document.get("tools") or document.get("functions"))
+
+
+class OpenAiReader:
+    """Reads the requests to one route of a chat service."""
+
+    takes_nothing = False
+
+    def __init__(
+        self, service: Service, dialect: Dialect, *, count: Count, cache: CacheRules, body_bytes_max: int
+    ) -> None:
+        self.body_bytes_max = body_bytes_max
+        self._service = service
+        self._dialect = dialect
+        self._count = count
+        self._cache = cache
+        self._counts = any(model.tariff.by_tokens for model in service.models)
+
+    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order | Refusal:
+        """See `priced.Reader`."""
+        try:
+            check_media_type(headers)
+            return self._order(self._dialect, read_document(body), headers)
+        except Refusal as refusal:
+            return refusal
+
+    def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
+        """See `priced.Reader`."""
+        return self._dialect.value.encode() + b"\0" + body
+
+    def is_slow(self, body: bytes) -> bool:
+        """See `priced.Reader`."""
+        return self._counts and len(body) > READ_ASIDE_BYTES
+
+    def _order(self, dialect: Dialect, document: dict[str, object], headers: Mapping[bytes, bytes]) -> Order:
+        model = self._model(document.get("model"))
+        if not document.get(_ASKED[dialect]):
+            raise InvalidRequest(f"{_ASKED[dialect]} is missing or empty.")
+        stream = _flag(document, "stream")
+        choices = _choices(document)
+        length = _bounded(dialect, document, model)
+        wants_usage = False
+        if stream and dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
+            wants_usage = _ask_for_usage(document)
+        if dialect is Dialect.RESPONSES and document.get("background"):
+            raise NotSupported("background is not supported: an answer is paid when it is there.")
+        passed = tuple((name, headers[name]) for name in _PASSED.get(dialect, ()) if name in headers)
+        outgoing = Outgoing(
+            dialect, document, model.name, stream=stream, wants_usage=wants_usage, headers=passed
+        )
+        shape: Shape = AnthropicShape()
+        if dialect is not Dialect.MESSAGES:
+            shape = OpenAiShape(dialect, wants_usage=wants_usage, model=model.name)
+        hold, expected = self._price(outgoing, model, length, choices)
+        return Order(
+            outgoing,
+            model.tariff,
+            hold,
+            expected,
+            shape,
+            cache=self._cache_wish(dialect, document),
+        )
+
+    def _model(self, name: object) -> Model:
+        models = self._service.models
+        if name is None:
+            return models[0]
+        if not isinstance(name, str):
+            raise InvalidRequest("model must be a string.")
+        model = self._service.model(name)
+        if model is None:
+            known = ", ".join(model.name for model in models[:5])
+            raise NotFound(
+                f"There is no model {name[:80]!r} here. GET /v1/models lists them: {known}.",
+                code="model_not_found",
+            )
+        return model
+
+    def _price(self, outgoing: Outgoing, model: Model, length: int | None, choices: int) -> tuple[Msat, Msat]:
+        """What the call costs at most, and what it is expected to cost."""
+        tariff = model.tariff
+        if not tariff.by_tokens:
+            return tariff.call, tariff.call
+        asked = self._count(outgoing, b"").input_tokens
+        answered = 0 if length is None else length * choices
+        most = Used(input_tokens=most_input_tokens(asked), output_tokens=answered)
+        usual = Used(input_tokens=asked, output_tokens=min(answered, EXPECTED_TOKENS * choices))
+        return tariff.cost(most), tariff.cost(usual)
+
+    def _cache_wish(self, dialect: Dialect, document: Mapping[str, object]) -> CacheWish | None:
+        if dialect is not Dialect.EMBEDDINGS and not self._cache.allow(document):
+            return None
+        return CacheWish(canonical(document))
+
+
+def read_document(body: bytes) -> dict[str, object]:
+    """The JSON object of a body. Raises InvalidRequest."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest("The body is not valid JSON.") from exc
+    if not isinstance(document, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return document
+
+
+def canonical(document: Mapping[str, object]) -> bytes:
+    """What of a request affects its answer, in one spelling."""
+    kept = {name: value for name, value in document.items() if name not in _WITHOUT_EFFECT}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
+
+
+def most_input_tokens(counted: int) -> int:
+    """More tokens than another tokenizer than ours is likely to find in a question: a quarter, and 32."""
+    return counted + counted // 4 + 32
+
+
+def _flag(document: Mapping[str, object], name: str) -> bool:
+    value = document.get(name)
+    if value not in (None, True, False):
+        raise InvalidRequest(f"{name} must be true or false.")
+    return bool(value)
+
+
+def _choices(document: Mapping[str, object]) -> int:
+    numbers = [1]
+    for name in ("n", "best_of"):
+        value = document.get(name)
+        if value is None:
+            continue
+        if type(value) is not int or not 1 <= value <= CHOICES_MAX:
+            raise InvalidRequest(f"{name} must be a whole number from 1 to {CHOICES_MAX}.")
+        numbers.append(value)
+    return max(numbers)
+
+
+def _bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int | None:
+    """The longest answer in tokens, after the ceiling; told to the backend where it decides the price."""
+    names = _LENGTH[dialect]
+    if not names:
+        return None
+    given = {name: document[name] for name in names if document.get(name) is not None}
+    for name, value in given.items():
+        if type(value) is not int or value < 1:
+            raise InvalidRequest(f"{name} must be a whole number of at least 1.")
+    ceiling = model.max_tokens
+    if not given:
+        if not model.tariff.by_tokens and ceiling is None:
+            return None
+        length = model.default_max_tokens if ceiling is None else min(ceiling, model.default_max_tokens)
+        document[names[-1]] = length
+        return length
+    length = max(value for value in given.values() if isinstance(value, int))
+    if ceiling is not None and length > ceiling:
+        length = ceiling
+        for name in given:
+            document[name] = ceiling
+    return length
+
+
+def _ask_for_usage(document: dict[str, object]) -> bool:
+    """Has the backend tell the usage at the end of the stream; answers whether the caller asked for it."""
+    options = document.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise InvalidRequest("stream_options must be an object.")
+    wanted = bool(options and options.get("include_usage"))
+    document["stream_options"] = {**(options or {}), "include_usage": True}
+    return wanted

@@ -1,0 +1,99 @@
+"""The priced endpoints as ASGI applications: on the paid path Starlette's wrappers cost 8%."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from arkgate.core.catalog import Endpoint, Service
+from arkgate.core.errors import MethodNotAllowed, Refusal, UpgradeNotSupported
+from arkgate.gateway.order import Order
+from arkgate.gateway.serve import Gateway, PaidRequest
+from arkgate.web.client import ClientAddress
+from arkgate.web.guard import Arrival, read_body
+from arkgate.web.replies import respond
+from arkgate.web.requests import arrival_of, idempotency_key, presented_in
+
+_NOTHING: Final = (b"", b"{}")
+_FIRST: Final = b"0"
+
+
+class Reader(Protocol):
+    """Reads the requests of one endpoint."""
+
+    body_bytes_max: int
+    takes_nothing: bool
+    """Whether a request without a body is one that can be served."""
+
+    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order | Refusal:
+        """The order that a request is, or why it can never be served."""
+        ...
+
+    def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
+        """What makes it the same request when it comes again."""
+        ...
+
+    def is_slow(self, body: bytes) -> bool:
+        """Whether reading it takes longer than the event loop may be kept."""
+        ...
+
+
+class Priced:
+    """One priced endpoint."""
+
+    def __init__(
+        self,
+        service: Service,
+        endpoint: Endpoint,
+        reader: Reader,
+        gateway: Gateway,
+        client_address: ClientAddress,
+    ) -> None:
+        self.service = service
+        self.endpoint = endpoint
+        self._reader = reader
+        self._gateway = gateway
+        self._client_address = client_address
+
+    @property
+    def body_bytes_max(self) -> int:
+        """The largest body that it takes."""
+        return self._reader.body_bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; raises its refusal, to be answered by the guard."""
+        arrival = arrival_of(scope)
+        headers = dict(scope["headers"])
+        if headers.get(b"upgrade", b"").strip().lower() == b"websocket":
+            raise UpgradeNotSupported("WebSockets are not sold here; use plain HTTP requests.")
+        body = await read_body(receive, scope, maximum=self._reader.body_bytes_max)
+        paid = await self.paid_request(scope, headers, arrival, body)
+        if scope["method"] not in self.endpoint.methods and paid.presented:
+            allowed = ", ".join(self.endpoint.methods)
+            raise MethodNotAllowed(f"{self.endpoint.path} answers to {allowed}.", allowed=allowed)
+        async with self._gateway.serve(paid) as reply:
+            await respond(reply, self.endpoint.path, arrival, scope, receive, send)
+
+    async def paid_request(
+        self, scope: Scope, headers: Mapping[bytes, bytes], arrival: Arrival, body: bytes
+    ) -> PaidRequest:
+        """The request with everything HTTP taken off."""
+        reader = self._reader
+        if reader.is_slow(body):
+            order = await asyncio.to_thread(reader.read, scope, headers, body)
+        else:
+            order = reader.read(scope, headers, body)
+        is_empty = not reader.takes_nothing and body.strip() in _NOTHING
+        return PaidRequest(
+            service=self.service,
+            endpoint=self.endpoint,
+            request_id=arrival.request_id,
+            presented=presented_in(scope),
+            fingerprint=reader.fingerprint(order, body),
+            order=order,
+            probe=scope["method"] not in self.endpoint.methods or is_empty,
+            client=self._client_address.of(scope),
+            idempotency_key=idempotency_key(headers),
+            is_retry=headers.get(b"x-stainless-retry-count", _FIRST) != _FIRST,
+        )

@@ -1,0 +1,188 @@
+"""Streams as servers write them: what goes on, what is held back, what was used, and where they end."""
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arkgate.backend.events import EventMeter, events_in
+from arkgate.core.errors import UpstreamError
+from arkgate.core.pricing import Used
+from arkgate.ports import Dialect
+
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+
+
+def event(document: Mapping[str, object] | str, *, kind: str = "", end: str = "\n\n") -> bytes:
+    data = document if isinstance(document, str) else json.dumps(document)
+    return (f"event: {kind}{end[: len(end) // 2]}" if kind else "").encode() + f"data: {data}{end}".encode()
+
+
+def chunk(delta: Mapping[str, object], finish: str | None = None, **more: object) -> dict[str, object]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+
+
+ROLE = event(chunk({"role": "assistant", "content": ""}))
+TOKEN = event(chunk({"content": "Hello"}))
+LAST = event(chunk({}, "stop"))
+COUNTED = event({"choices": [], "usage": USAGE})
+DONE = event("[DONE]")
+
+
+def fed(data: bytes, dialect: Dialect = Dialect.CHAT, *, size: int | None = None) -> tuple[EventMeter, bytes]:
+    """A meter that was fed in pieces of that size to the end, and what went on."""
+    meter = EventMeter(dialect)
+    step = size or len(data) or 1
+    passed = b"".join(meter.feed(data[at : at + step]) for at in range(0, len(data), step))
+    meter.finish()
+    return meter, passed
+
+
+@given(st.integers(1, 300))
+def test_however_a_stream_is_cut_into_reads_the_same_goes_on(size: int) -> None:
+    meter, passed = fed(ROLE + TOKEN + LAST + COUNTED + DONE, size=size)
+
+    assert passed == ROLE + TOKEN + LAST
+    assert meter.held_back == COUNTED
+    assert meter.usage is not None
+    assert meter.usage.used == Used(input_tokens=9, output_tokens=4)
+    assert meter.begun
+    assert meter.ended
+
+
+def test_a_role_alone_is_no_token() -> None:
+    meter = EventMeter(Dialect.CHAT)
+    meter.feed(ROLE)
+    assert not meter.begun
+    meter.feed(b": keep-alive\n\n")
+    assert not meter.begun
+    meter.feed(event(chunk({"tool_calls": [{"index": 0}]})))
+    assert meter.begun
+
+
+def test_events_may_end_with_carriage_returns() -> None:
+    crlf = [event(chunk({"content": "Hi"}), end="\r\n\r\n"), event("[DONE]", end="\r\n\r\n")]
+    meter, passed = fed(b"".join(crlf))
+
+    assert passed == crlf[0]
+    assert meter.ended
+
+
+def test_the_last_empty_line_may_be_missing() -> None:
+    meter, _ = fed((TOKEN + DONE).rstrip())
+
+    assert meter.ended
+
+
+def test_what_follows_the_end_is_dropped() -> None:
+    meter, passed = fed(TOKEN + DONE + DONE + TOKEN + b"garbage")
+
+    assert passed == TOKEN
+    assert meter.ended
+
+
+def test_a_stream_without_its_end_broke_off() -> None:
+    for data in (b"", ROLE, TOKEN, TOKEN + COUNTED, TOKEN + DONE[:9]):
+        with pytest.raises(UpstreamError):
+            fed(data)
+
+
+FAILURES = {
+    "OpenAI's": (Dialect.CHAT, {"error": {"message": "no"}}),
+    "an older vLLM's": (Dialect.CHAT, {"object": "error", "message": "no", "code": 400}),
+    "of responses": (Dialect.RESPONSES, {"type": "response.failed", "response": {}}),
+    "of responses, as an event": (Dialect.RESPONSES, {"type": "error", "message": "no"}),
+    "Anthropic's": (Dialect.MESSAGES, {"type": "error", "error": {"type": "overloaded_error"}}),
+}
+
+
+@pytest.mark.parametrize(("dialect", "document"), FAILURES.values(), ids=FAILURES)
+def test_a_failure_inside_a_stream_is_one(dialect: Dialect, document: Mapping[str, object]) -> None:
+    meter = EventMeter(dialect)
+    meter.feed(TOKEN if dialect is Dialect.CHAT else event({"type": "ping"}))
+
+    with pytest.raises(UpstreamError):
+        meter.feed(event(document))
+
+
+LIES = [
+    {"prompt_tokens": -1, "completion_tokens": 4},
+    {"prompt_tokens": "9", "completion_tokens": 4},
+    {"prompt_tokens": 9.5, "completion_tokens": 4},
+    {"prompt_tokens": True, "completion_tokens": 4},
+    {"prompt_tokens": {"of": 1}, "completion_tokens": 4},
+    {"prompt_tokens": 2**62, "completion_tokens": 4},
+    {"prompt_tokens": 9},
+    [9, 4],
+    "many",
+]
+
+
+@pytest.mark.parametrize("told", LIES, ids=str)
+def test_usage_that_cannot_be_is_not_believed(told: object) -> None:
+    meter, _ = fed(TOKEN + event({"choices": [], "usage": told}) + DONE)
+
+    assert meter.usage is None
+
+
+def test_cached_tokens_are_a_part_of_the_question() -> None:
+    told = {**USAGE, "prompt_tokens_details": {"cached_tokens": 100}}
+    meter, _ = fed(TOKEN + event({"choices": [], "usage": told}) + DONE)
+
+    assert meter.usage is not None
+    assert meter.usage.used == Used(input_tokens=9, cached_tokens=9, output_tokens=4)
+
+
+def test_usage_beside_a_choice_counts_and_goes_on() -> None:
+    both = event(chunk({"content": "Hi"}, "stop", usage=USAGE))
+    meter, passed = fed(both + DONE)
+
+    assert passed == both
+    assert meter.usage is not None
+
+
+def test_responses_end_with_their_completed_event_which_is_held_back() -> None:
+    delta = event({"type": "response.output_text.delta", "delta": "Hi"}, kind="response.output_text.delta")
+    usage = {"input_tokens": 5, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 1}}
+    end = event({"type": "response.completed", "response": {"usage": usage}}, kind="response.completed")
+    meter, passed = fed(delta + end, Dialect.RESPONSES, size=7)
+
+    assert (passed, meter.held_back) == (delta, end)
+    assert meter.usage is not None
+    assert meter.usage.used == Used(input_tokens=5, cached_tokens=1, output_tokens=2)
+
+
+def test_messages_end_with_their_stop_and_tell_the_usage_in_two_places() -> None:
+    start = event({"type": "message_start", "message": {"usage": {"input_tokens": 7, "output_tokens": 1}}})
+    delta = event({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}})
+    last = event({"type": "message_delta", "usage": {"output_tokens": 12}})
+    stop = event({"type": "message_stop"})
+    meter, passed = fed(start + delta + last + stop, Dialect.MESSAGES, size=11)
+
+    assert (passed, meter.held_back) == (start + delta, last + stop)
+    assert meter.usage is not None
+    assert meter.usage.used == Used(input_tokens=7, output_tokens=12)
+
+
+def test_an_event_of_many_lines_is_read_as_one() -> None:
+    (found,) = events_in(b'data: {"a":\ndata: 1}\n\n')
+
+    assert found.document == {"a": 1}
+
+
+def test_an_event_without_an_end_is_bounded() -> None:
+    with pytest.raises(UpstreamError, match="too large"):
+        fed(b"data: " + b"x" * 2_000_000, size=100_000)
+
+
+@given(st.binary(max_size=400))
+def test_whatever_comes_is_passed_refused_or_waited_for(data: bytes) -> None:
+    for dialect in (Dialect.CHAT, Dialect.RESPONSES, Dialect.MESSAGES):
+        meter = EventMeter(dialect)
+        try:
+            meter.feed(data + b"\n\n")
+            meter.feed(data)
+        except UpstreamError:
+            continue

@@ -1,0 +1,137 @@
+"""Prices by tokens, and what a request costs before it is made."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.gateway.test_streams import CHAT
+from tests.stage import Stage, play
+
+from arkgate.core.money import Msat
+from arkgate.core.pricing import Tariff, Used
+
+MODELS = {
+    "[[services]]": "calls_per_day = 0",
+    "[[models]]": 'name = "small"\ninput_sats_per_million = 2000\ncached_sats_per_million = 500\n'
+    "output_sats_per_million = 1000000\ndefault_max_tokens = 100\nmax_tokens = 200",
+}
+HELLO = {"messages": [{"role": "user", "content": "Hello there, how are you?"}]}
+
+
+async def quoted(stage: Stage, **more: object) -> dict[str, Any]:
+    answer = await stage.http.post(f"/v1/quote?path={CHAT}", json={**HELLO, **more})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def test_a_cost_is_floored_once_and_cached_tokens_have_their_own_price() -> None:
+    tariff = Tariff(
+        call=Msat(5), input_tokens=Msat(1_500_000), cached_tokens=Msat(100_000), output_tokens=Msat(2_900_000)
+    )
+
+    assert tariff.cost(Used(input_tokens=10, cached_tokens=4, output_tokens=3)) == 5 + 18  # 9 + 0.4 + 8.7
+    assert tariff.cost(Used(input_tokens=1)) == 6
+    assert tariff.cost(Used()) == 5
+    assert (
+        tariff.cost(Used(input_tokens=1, cached_tokens=9)) == 5
+    )  # 0.1: more cached than asked is not possible
+
+
+def test_seconds_and_bytes_have_prices() -> None:
+    assert Tariff(second=Msat(1000)).cost(Used(milliseconds=1500)) == 1500
+    assert Tariff(kilobyte=Msat(1024)).cost(Used(answer_bytes=1500)) == 1500
+    assert Tariff(call=Msat(7), kilobyte=Msat(1)).cost(Used(answer_bytes=1023)) == 7
+
+
+def test_a_quote_is_free_and_says_the_hold_and_what_is_expected(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        short, long = await quoted(stage, max_tokens=10), await quoted(stage)
+
+        assert 10_000 < short["expected_msat"] <= short["hold_msat"] < 11_000
+        assert 100_000 < long["hold_msat"] < 101_000
+        assert long["model"] == "small"
+        assert long["pricing"]["output_sats_per_million_tokens"] == 1_000_000
+        assert stage.simulation.chat.request_ids == []
+        token = await stage.fund_token()
+        answer = await stage.http.post(f"/v1/quote?path={CHAT}", json=HELLO, headers=token)
+        assert answer.json()["available_sats"] == 500
+
+    play(tmp_path, story, MODELS)
+
+
+def test_a_quote_is_what_is_held(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        slow = {"messages": [{"role": "user", "content": "[fail:trickle 0.1] Hello"}], "stream": True}
+        quote = (await stage.http.post(f"/v1/quote?path={CHAT}", json=slow)).json()
+        async with stage.http.stream("POST", CHAT, json=slow, headers=token) as answer:
+            await anext(answer.aiter_bytes())
+            held = (await stage.balance(token))["held_sats"]
+
+        assert held == quote["hold_sats"]
+
+    play(tmp_path, story, MODELS)
+
+
+def test_what_cannot_be_served_has_no_quote(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        for path, body, status in (
+            (CHAT, {"messages": []}, 400),
+            (CHAT, {**HELLO, "model": "unknown"}, 404),
+            (CHAT, {**HELLO, "max_tokens": "many"}, 400),
+            ("/nowhere", HELLO, 404),
+            ("", HELLO, 400),
+        ):
+            answer = await stage.http.post(f"/v1/quote?path={path}", json=body)
+            assert answer.status_code == status, answer.text
+
+    play(tmp_path, story, MODELS)
+
+
+def test_a_longer_answer_than_the_ceiling_is_cut_to_it_and_the_default_is_named(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        for more in ({"max_tokens": 5}, {}, {"max_completion_tokens": 9999}):
+            await stage.http.post(CHAT, json={**HELLO, **more}, headers=token)
+
+        bodies = [received.body for received in stage.simulation.chat.received]
+        assert b'"max_tokens":5' in bodies[0]
+        assert b'"max_tokens":100' in bodies[1]
+        assert b'"max_completion_tokens":200' in bodies[2]
+
+    play(tmp_path, story, MODELS)
+
+
+def test_what_a_payment_leaves_over_stays_and_the_next_challenge_asks_for_the_rest(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        challenge = (await stage.http.post(CHAT, json=HELLO)).json()
+        paid = await stage.simulation.pay(challenge["invoice"])
+        header = {"Authorization": f"L402 {challenge['macaroon']}:{paid.preimage.hex()}"}
+        answer = await stage.http.post(CHAT, json=HELLO, headers=header)
+        left = float((await stage.http.get("/v1/usage", headers=header)).json()["balance_sats"])
+        further = await stage.http.post(CHAT, json={**HELLO, "seed": 2}, headers=header)
+
+        assert challenge["price_sats"] == 101
+        assert answer.status_code == 200
+        assert left > 80
+        assert further.status_code == 402
+        assert further.json()["code"] == "insufficient_balance"
+        assert 101 - left - 1 <= further.json()["price_sats"] <= 101 - left  # shown sats are rounded down
+        await stage.simulation.pay(further.json()["invoice"])
+        again = await stage.http.post(CHAT, json={**HELLO, "seed": 2}, headers=header)
+        assert again.status_code == 200
+
+    play(tmp_path, story, MODELS)
+
+
+def test_where_the_backend_tells_no_usage_we_count(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        silent = {"messages": [{"role": "user", "content": "[fail:no-usage] Hello there"}]}
+        usage = (await stage.http.post(CHAT, json=silent, headers=token)).json()["usage"]
+
+        assert usage["completion_tokens"] > 5
+        assert usage["prompt_tokens"] > 5
+        assert usage["cost"] > 5
+
+    play(tmp_path, story, MODELS)
