@@ -54,7 +54,7 @@ def test_max_tokens_cuts_the_answer() -> None:
 
 def test_a_stream_says_the_same_and_ends_with_usage() -> None:
     async def story(chat: SimulatedChat, client: httpx.AsyncClient) -> None:
-        answer = await _ask(client, "Why?", stream=True)
+        answer = await _ask(client, "Why?", stream=True, stream_options={"include_usage": True})
         lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
         chunks = [json.loads(line) for line in lines[:-1]]
         text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"])

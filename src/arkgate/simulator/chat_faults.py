@@ -1,43 +1,30 @@
 """The ways in which the simulated chat backend fails on demand, by the name that a prompt or a test gives."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from arkgate.simulator.chat_answers import Json, events_of, streamed
+from arkgate.simulator.chat_answers import dumped
+from arkgate.simulator.chat_delivery import EVENTS, JSON, Reply, refused
+from arkgate.simulator.chat_tools import Json
+
+Fault = Callable[[Reply, float | None], Awaitable[Response]]
 
 HANG_SECONDS = 3600.0
 HUGE_BYTES = 64 * 1024 * 1024
 _PIECE = b" " * 65536
-_SENTENCES = {
-    400: ("invalid_request_error", "the request is not a chat completion"),
-    401: ("authentication_error", "the API key is missing or wrong"),
-    404: ("not_found_error", "no such model"),
-    413: ("invalid_request_error", "the request is too large"),
-    429: ("rate_limit_error", "too many requests"),
-}
 
 
-def error(status: int) -> Response:
-    """An error as OpenAI's services write it."""
-    kind, sentence = _SENTENCES.get(status, ("server_error", "a simulated failure"))
-    headers = {"Retry-After": "1"} if status in (429, 503) else {}
-    body = {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
-    return JSONResponse(body, status_code=status, headers=headers)
-
-
-async def failing(fault: str, answer: Json, *, stream: bool) -> Response:
+async def failing(fault: str, reply: Reply) -> Response:
     """The response that fails in that way: a status from 300 to 599, or a name of FAULTS and a number."""
     name, _, number = fault.partition(" ")
     if name.isdigit() and 300 <= int(name) <= 599:
-        return error(int(name))
+        return refused(reply.api, int(name))
     if name not in FAULTS:
-        return error(400)
-    return await FAULTS[name](answer, stream, float(number) if number else None)
+        return refused(reply.api, 400)
+    return await FAULTS[name](reply, float(number) if number else None)
 
 
 class _Broken(Response):
@@ -61,122 +48,111 @@ class _Silent(Response):
     """Closes the connection without a word."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport: asyncio.Transport = scope["transport"]
-        transport.abort()
+        scope["wire"].abort()
 
 
-def with_transport(application: ASGIApp) -> ASGIApp:
-    """Shows the application its connection, so that it can break it.
-
-    uvicorn's `send` is a method of what knows the connection; Starlette's layers would hide that.
-    """
-
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        cycle: Any = getattr(send, "__self__", None)
-        await application({**scope, "transport": cycle.transport}, receive, send)
-
-    return wrapped
-
-
-async def _hang(answer: Json, stream: bool, seconds: float | None) -> Response:
+async def _hang(reply: Reply, seconds: float | None) -> Response:
     await asyncio.sleep(seconds or HANG_SECONDS)
-    return error(500)
+    return refused(reply.api, 500)
 
 
-async def _slow(answer: Json, stream: bool, seconds: float | None) -> Response:
+async def _slow(reply: Reply, seconds: float | None) -> Response:
     await asyncio.sleep(seconds or 1.0)
-    return streamed(answer) if stream else JSONResponse(answer)
+    return await reply.response()
 
 
-async def _empty(answer: Json, stream: bool, number: float | None) -> Response:
-    return Response(b"", media_type="application/json")
+async def _empty(reply: Reply, number: float | None) -> Response:
+    return Response(b"", media_type=JSON)
 
 
-async def _garbage(answer: Json, stream: bool, number: float | None) -> Response:
-    if stream:
-        return Response(b"data: {not json\n\n" * 3, media_type="text/event-stream")
-    return Response(b"\x00\xff{not json", media_type="application/json")
+async def _garbage(reply: Reply, number: float | None) -> Response:
+    if reply.is_streamed:
+        return Response(b"data: {not json\n\n" * 3, media_type=EVENTS)
+    return Response(b"\x00\xff{not json", media_type=JSON)
 
 
-async def _html(answer: Json, stream: bool, number: float | None) -> Response:
+async def _html(reply: Reply, number: float | None) -> Response:
     return Response("<html><body>It works!</body></html>", media_type="text/html")
 
 
-async def _no_choices(answer: Json, stream: bool, number: float | None) -> Response:
-    return JSONResponse({**answer, "choices": []})
+async def _no_choices(reply: Reply, number: float | None) -> Response:
+    return _whole({**reply.body, "choices": []})
 
 
-async def _no_usage(answer: Json, stream: bool, number: float | None) -> Response:
-    return JSONResponse({name: value for name, value in answer.items() if name != "usage"})
+async def _no_usage(reply: Reply, number: float | None) -> Response:
+    return _whole({name: value for name, value in reply.body.items() if name != "usage"})
 
 
-async def _redirect(answer: Json, stream: bool, number: float | None) -> Response:
+async def _redirect(reply: Reply, number: float | None) -> Response:
     return RedirectResponse("/v1/models", status_code=302)
 
 
-async def _cut(answer: Json, stream: bool, number: float | None) -> Response:
-    if stream:
-        return _Broken(list(events_of(answer))[:4], media_type="text/event-stream")
-    body = json.dumps(answer).encode()
-    return _Broken([body[: len(body) // 2]], media_type="application/json")
+async def _cut(reply: Reply, number: float | None) -> Response:
+    if reply.is_streamed:
+        return _Broken(list(reply.events[:4]), media_type=EVENTS)
+    return _Broken([reply.content[: len(reply.content) // 2]], media_type=JSON)
 
 
-async def _wrong_length(answer: Json, stream: bool, number: float | None) -> Response:
-    body = json.dumps(answer).encode()
-    return _Broken([body], media_type="application/json", declared_bytes=len(body) + 10)
+async def _wrong_length(reply: Reply, number: float | None) -> Response:
+    body = dumped(reply.body)
+    return _Broken([body], media_type=JSON, declared_bytes=len(body) + 10)
 
 
-async def _reset(answer: Json, stream: bool, number: float | None) -> Response:
+async def _reset(reply: Reply, number: float | None) -> Response:
     return _Silent()
 
 
-async def _huge(answer: Json, stream: bool, size: float | None) -> Response:
+async def _huge(reply: Reply, size: float | None) -> Response:
     async def body() -> AsyncIterator[bytes]:
         yield b"{"
         for _ in range(int(size or HUGE_BYTES) // len(_PIECE) + 1):
             yield _PIECE
         yield b"}"
 
-    return StreamingResponse(body(), media_type="text/event-stream" if stream else "application/json")
+    return StreamingResponse(body(), media_type=reply.media_type)
 
 
-async def _trickle(answer: Json, stream: bool, seconds: float | None) -> Response:
+async def _trickle(reply: Reply, seconds: float | None) -> Response:
     """A good answer, one piece every so many seconds."""
-    body = json.dumps(answer).encode()
-    pieces = list(events_of(answer)) if stream else [body[at : at + 16] for at in range(0, len(body), 16)]
+    body = reply.content
+    pieces = reply.events or [body[at : at + 16] for at in range(0, len(body), 16)]
 
     async def slowly() -> AsyncIterator[bytes]:
         for piece in pieces:
             yield piece
             await asyncio.sleep(seconds or 0.1)
 
-    return StreamingResponse(slowly(), media_type="text/event-stream" if stream else "application/json")
+    return StreamingResponse(slowly(), media_type=reply.media_type)
 
 
-async def _stall(answer: Json, stream: bool, seconds: float | None) -> Response:
+async def _stall(reply: Reply, seconds: float | None) -> Response:
     """The beginning of a good answer, then nothing for a long time."""
-    pieces = list(events_of(answer))[:4] if stream else [json.dumps(answer).encode()[:20]]
+    pieces: Iterable[bytes] = reply.events[:4] or [reply.content[:20]]
 
     async def beginning() -> AsyncIterator[bytes]:
         for piece in pieces:
             yield piece
         await asyncio.sleep(seconds or HANG_SECONDS)
 
-    return StreamingResponse(beginning(), media_type="text/event-stream" if stream else "application/json")
+    return StreamingResponse(beginning(), media_type=reply.media_type)
 
 
-async def _no_done(answer: Json, stream: bool, number: float | None) -> Response:
+async def _no_done(reply: Reply, number: float | None) -> Response:
     """A stream that ends well, but without its last event."""
-    return Response(b"".join(list(events_of(answer))[:-1]), media_type="text/event-stream")
+    return Response(b"".join(reply.events[:-1]), media_type=EVENTS)
 
 
-async def _error_event(answer: Json, stream: bool, number: float | None) -> Response:
+async def _error_event(reply: Reply, number: float | None) -> Response:
     """A stream that turns into an error."""
-    event = b'data: {"error": {"message": "a simulated failure", "type": "server_error"}}\n\n'
-    return Response(b"".join([*list(events_of(answer))[:3], event]), media_type="text/event-stream")
+    event = reply.api.error_event("a simulated failure")
+    return Response(b"".join([*reply.events[:3], event]), media_type=EVENTS)
 
 
-FAULTS: dict[str, Callable[[Json, bool, float | None], Awaitable[Response]]] = {
+def _whole(body: Json) -> Response:
+    return Response(dumped(body), media_type=JSON)
+
+
+FAULTS: dict[str, Fault] = {
     "cut": _cut,
     "empty": _empty,
     "error-event": _error_event,

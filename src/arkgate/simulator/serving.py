@@ -6,9 +6,22 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
+from starlette.requests import Request
 from starlette.types import ASGIApp
 
 LOOPBACK = "127.0.0.1"
+
+
+def target_of(request: Request) -> str:
+    """The path and the query as they came, undecoded."""
+    target = bytes(request.scope["raw_path"])
+    query = bytes(request.scope["query_string"])
+    return (target + b"?" + query if query else target).decode("latin-1")
+
+
+def headers_of(request: Request) -> tuple[tuple[str, str], ...]:
+    """The headers as they came, repetitions included; their names in lower case."""
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
 
 
 class PortTaken(OSError):  # noqa: N818
