@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from arkgate.simulator.chat_answers import dumped
 from arkgate.simulator.chat_delivery import EVENTS, JSON, Reply, refused
+from arkgate.simulator.chat_hostile import HOSTILE
 from arkgate.simulator.chat_tools import Json
 
 Fault = Callable[[Reply, float | None], Awaitable[Response]]
@@ -76,10 +77,15 @@ async def _html(reply: Reply, number: float | None) -> Response:
 
 
 async def _no_choices(reply: Reply, number: float | None) -> Response:
+    if reply.is_streamed:
+        return Response(b"".join(reply.events[-1:]), media_type=EVENTS)
     return _whole({**reply.body, "choices": []})
 
 
 async def _no_usage(reply: Reply, number: float | None) -> Response:
+    if reply.is_streamed:
+        kept = [event for event in reply.events if b'"usage":{' not in event]
+        return Response(b"".join(kept), media_type=EVENTS)
     return _whole({name: value for name, value in reply.body.items() if name != "usage"})
 
 
@@ -169,4 +175,5 @@ FAULTS: dict[str, Fault] = {
     "stall": _stall,
     "trickle": _trickle,
     "wrong-length": _wrong_length,
+    **HOSTILE,
 }

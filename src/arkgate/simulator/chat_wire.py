@@ -27,6 +27,8 @@ class Wire:
 
     async def write(self, data: bytes) -> None:
         """Sends bytes as they are; waits while the reader is slow."""
+        if self.is_closed:
+            return
         self._transport.write(data)
         if self._cycle.flow.write_paused and not self._cycle.disconnected:
             await self._cycle.flow.drain()
