@@ -42,12 +42,23 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(application: ASGIApp, *, port: int, purpose: str) -> AsyncIterator[int]:
-    """Serves the application until the block ends; gives the port, also when 0 was asked for."""
+async def serving(
+    application: ASGIApp, *, port: int, purpose: str, names_server: bool = True
+) -> AsyncIterator[int]:
+    """Serves the application until the block ends; gives the port, also when 0 was asked for.
+
+    Answers have uvicorn's `Server` header unless the application writes its own.
+    """
     listener = _listen(port, purpose)
     # The simulated services close connections rudely on purpose; uvicorn would report each one.
     config = uvicorn.Config(
-        application, log_level="critical", log_config=None, access_log=False, lifespan="off", ws="none"
+        application,
+        log_level="critical",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=names_server,
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]), name=purpose)
