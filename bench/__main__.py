@@ -109,7 +109,9 @@ def _gateway(directory: Path, backend: str) -> Iterator[str]:
             .replace(f"http://127.0.0.1:{PORT_BASE + 20}/v1", backend)
             .replace(f'model = "{CHAT_MODEL}"', 'model = "instant"\nconcurrency_max = 256')
             + "challenges_per_minute_and_client = 100000000\nchallenges_per_minute = 100000000\n"
-            + "[[services]]\ncalls_per_day = 0\n"
+            + "calls_per_minute_and_account = 100000000\ncalls_per_minute_and_client = 100000000\n"
+            + "calls_at_once_and_account = 4096\ncalls_at_once_and_client = 4096\ncalls_at_once = 4096\n"
+            + "[cache]\nttl_seconds = 0\n[[services]]\ncalls_per_day = 0\n"
         )
         command = [*program, "serve", "--config", str(config)]
         with process(command, core=SERVER_CORE, until="ready", env=environment, quiet=True):

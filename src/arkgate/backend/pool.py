@@ -57,9 +57,16 @@ class Pool:
             for upstream in self._upstreams:
                 group.create_task(upstream.watch())
 
-    @contextlib.asynccontextmanager
-    async def forward(self, outgoing: Outgoing, *, call_id: str) -> AsyncIterator[Incoming]:
+    def forward(
+        self, outgoing: Outgoing, *, call_id: str
+    ) -> contextlib.AbstractAsyncContextManager[Incoming]:
         """See `ports.Backend`."""
+        if len(self._upstreams) == 1:
+            return self._upstreams[0].forward(outgoing, call_id=call_id)
+        return self._first_of(outgoing, call_id)
+
+    @contextlib.asynccontextmanager
+    async def _first_of(self, outgoing: Outgoing, call_id: str) -> AsyncIterator[Incoming]:
         async with contextlib.AsyncExitStack() as stack:
             yield await self._entered(stack, outgoing, call_id)
 
@@ -67,8 +74,7 @@ class Pool:
         last: Refusal | None = None
         for upstream in self._in_order(outgoing.model):
             try:
-                if len(self._upstreams) > 1:
-                    upstream.admit()
+                upstream.admit()
                 return await stack.enter_async_context(upstream.forward(outgoing, call_id=call_id))
             except Refusal as refusal:
                 if not (refusal.nothing_begun or isinstance(refusal, (BackendUnavailable, Overloaded))):
@@ -77,8 +83,6 @@ class Pool:
         raise last or BackendUnavailable("No backend has this model now; nothing was charged.")
 
     def _in_order(self, model: str | None) -> Iterator[Upstream]:
-        if len(self._upstreams) == 1:
-            return iter(self._upstreams)
         able = [upstream for upstream in self._upstreams if upstream.serves(model)]
 
         def load(upstream: Upstream) -> tuple[bool, int, float, float]:

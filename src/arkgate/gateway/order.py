@@ -51,8 +51,10 @@ class Shape(Protocol):
 class CacheWish:
     """That an answer may come from the cache, and go there."""
 
-    material: bytes
-    """All that affects the answer, as canonical JSON."""
+    document: Mapping[str, object]
+    """The request."""
+    ignored: frozenset[str] = frozenset()
+    """What of it does not affect the answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class CallTerms:
     """A larger answer is charged and not kept for whoever asks again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """An answer for its caller: new, stored, or on its way."""
 
@@ -194,7 +194,7 @@ class Sale:
         used = fetch.usage.used if fetch.usage is not None else Used()
         if fetch.usage is None and order.tariff.by_tokens:
             used = await asyncio.to_thread(self._backend.count, order.outgoing, fetch.body)
-        used = replace(used, milliseconds=fetch.milliseconds, answer_bytes=fetch.size)
+        used = Used(used.input_tokens, used.cached_tokens, used.output_tokens, fetch.milliseconds, fetch.size)
         if order.tariff.cost(used) > order.hold:
             log.warning("a call used more than was held for it", call=self._reservation.call_id)
         return Bill(

@@ -11,7 +11,7 @@ from arkgate.core.money import Msat
 from arkgate.core.pricing import Tariff, Used
 from arkgate.gateway.fetch import Entry, Fetch, FetchTerms
 from arkgate.gateway.meter import Calls
-from arkgate.gateway.order import Order, read_head, stored_head
+from arkgate.gateway.order import CacheWish, Order, read_head, stored_head
 from arkgate.gateway.sale import Source
 from arkgate.ports import Backend, Cache, Usage
 
@@ -55,7 +55,7 @@ class Shelf:
             return None
         scope = account_id if self._terms.per_account else ""
         material = b"\0".join(
-            [service.encode(), scope.encode(), order.outgoing.dialect.value.encode(), order.cache.material]
+            [service.encode(), scope.encode(), order.outgoing.dialect.value.encode(), _canonical(order.cache)]
         )
         return self._keyring.digest(b"cache", material)
 
@@ -103,6 +103,12 @@ class Shelf:
         if fetch.size <= self._terms.entry_bytes_max:
             value = _encoded(fetch.entry())
             self._calls.begin(self._cache.put(key, value, ttl_seconds=self._terms.ttl_seconds))
+
+
+def _canonical(wish: CacheWish) -> bytes:
+    """What of a request affects its answer, in one spelling."""
+    kept = {name: value for name, value in wish.document.items() if name not in wish.ignored}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
 
 
 def _encoded(entry: Entry) -> bytes:

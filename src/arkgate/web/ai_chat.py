@@ -11,7 +11,6 @@ from arkgate.gateway.order import CacheWish, Order
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.body import chat_messages, check_media_type, read_object
 from arkgate.web.guard import BODY_BYTES_MAX
-from arkgate.web.openai import canonical
 from arkgate.web.shapes import AiChatShape
 
 
@@ -73,5 +72,5 @@ class AiChatReader:
             tariff.call,
             self._shape,
             is_data=True,
-            cache=CacheWish(canonical(document)),
+            cache=CacheWish(document),
         )

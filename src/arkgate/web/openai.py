@@ -159,7 +159,7 @@ class OpenAiReader:
     def _cache_wish(self, dialect: Dialect, document: Mapping[str, object]) -> CacheWish | None:
         if dialect is not Dialect.EMBEDDINGS and not self._cache.allow(document):
             return None
-        return CacheWish(canonical(document))
+        return CacheWish(document, _WITHOUT_EFFECT)
 
 
 def read_document(body: bytes) -> dict[str, object]:
@@ -171,12 +171,6 @@ def read_document(body: bytes) -> dict[str, object]:
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.")
     return document
-
-
-def canonical(document: Mapping[str, object]) -> bytes:
-    """What of a request affects its answer, in one spelling."""
-    kept = {name: value for name, value in document.items() if name not in _WITHOUT_EFFECT}
-    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
 
 
 def most_input_tokens(counted: int) -> int:
