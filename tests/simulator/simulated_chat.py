@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,20 +52,23 @@ def chunks(answer: httpx.Response) -> list[Any]:
 
 
 async def raw(chat: SimulatedChat, request: bytes, *, bytes_max: int = 1_000_000) -> tuple[bytes, str]:
-    """What comes over a socket until it ends or enough has come; and how: `end`, `reset` or `more`."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", chat.port)
-    writer.write(request)
-    got = b""
-    try:
-        while len(got) < bytes_max:
-            part = await asyncio.wait_for(reader.read(65536), 5)
-            if not part:
-                return got, "end"
-            got += part
-    except ConnectionResetError:
-        return got, "reset"
-    finally:
-        writer.close()
+    """What comes over a socket until it ends or enough has come; and how: `end`, `reset` or `more`.
+
+    A StreamReader would not do: at a reset it forgets what it has read before.
+    """
+    loop, got = asyncio.get_running_loop(), b""
+    with socket.socket() as connection:
+        connection.setblocking(False)
+        await loop.sock_connect(connection, ("127.0.0.1", chat.port))
+        await loop.sock_sendall(connection, request)
+        try:
+            while len(got) < bytes_max:
+                part = await asyncio.wait_for(loop.sock_recv(connection, 65536), 5)
+                if not part:
+                    return got, "end"
+                got += part
+        except ConnectionResetError:
+            return got, "reset"
     return got, "more"
 
 
