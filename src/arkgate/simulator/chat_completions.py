@@ -59,9 +59,17 @@ def _choices_of(body: Json) -> int:
     return min(positive(body.get("n")) or 1, CHOICES_MAX)
 
 
-def _option(body: Json, name: str) -> bool:
+def _wants_usage(body: Json, dialect: Dialect) -> bool:
     options = body.get("stream_options")
-    return isinstance(options, dict) and options.get(name) is True
+    if dialect.counts_at_end or not isinstance(options, dict):
+        return False
+    return options.get("include_usage", dialect.wants_usage) is True
+
+
+def _counts_continuously(body: Json, dialect: Dialect) -> bool:
+    options = body.get("stream_options")
+    wanted = isinstance(options, dict) and options.get("continuous_usage_stats") is True
+    return wanted and dialect.counts_continuously and _wants_usage(body, dialect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +92,8 @@ class ChatCompletions:
             tokens_max=positive(body.get("max_completion_tokens")) or positive(body.get("max_tokens")),
             choices=_choices_of(body),
             is_streamed=bool(body.get("stream")),
-            includes_usage=_option(body, "include_usage"),
-            counts_continuously=_option(body, "continuous_usage_stats"),
+            includes_usage=_wants_usage(body, self.dialect),
+            counts_continuously=_counts_continuously(body, self.dialect),
             tool=chosen_tool(_tools(body.get("tools")), body.get("tool_choice"), asked=said.asks_for_tool),
             schema=_schema(body.get("response_format")),
         )
@@ -117,23 +125,30 @@ class ChatCompletions:
 
     def events(self, answer: Answer) -> Iterator[bytes]:
         """Chunks: the role, one for each token, the end, with `include_usage` the usage; then `[DONE]`."""
-        indices = range(answer.wish.choices)
-        for index in indices:
-            yield self._chunk(answer, [self._delta(index, self._opening(answer, index))], written=0)
-        finishing = len(answer.pieces) - 1 if self.dialect.finishes_in_last_token else None
-        for number, piece in enumerate(answer.pieces):
-            end = _finish(answer) if number == finishing else None
-            for index in indices:
-                delta = self._delta(index, _piece(answer, piece), end)
-                yield self._chunk(answer, [delta], written=number + 1)
-        if finishing is None:
-            ends = [self._delta(index, {}, _finish(answer)) for index in indices]
-            for number, end_delta in enumerate(ends, start=1):
-                is_last = number == len(ends) and not answer.wish.includes_usage
-                yield self._chunk(answer, [end_delta], written=len(answer.pieces), is_last=is_last)
+        *others, (written, end) = self._steps(answer)
+        for number, choice in others:
+            yield self._chunk(answer, [choice], written=number)
+        timings = {"timings": timings_of(answer)} if self.dialect.has_timings else {}
+        usage = {"usage": usage_of(answer, self.dialect)}
         if answer.wish.includes_usage:
-            yield self._chunk(answer, [], usage=usage_of(answer, self.dialect), is_last=True)
+            yield self._chunk(answer, [end], written=written)
+            yield self._chunk(answer, [], last={**usage, **timings})
+        else:
+            last = {**usage, **timings} if self.dialect.counts_at_end else timings
+            yield self._chunk(answer, [end], last=last)
         yield DONE
+
+    def _steps(self, answer: Answer) -> Iterator[tuple[int, Json]]:
+        """Every choice's changes, each with how many tokens of the choice are written."""
+        indices, ends_early = range(answer.wish.choices), self.dialect.finishes_in_last_token
+        for index in indices:
+            yield 0, self._delta(index, self._opening(answer, index))
+        for written, piece in enumerate(answer.pieces, start=1):
+            is_end = ends_early and written == len(answer.pieces)
+            for index in indices:
+                yield written, self._delta(index, _piece(answer, piece), answer if is_end else None)
+        for index in () if ends_early else indices:
+            yield len(answer.pieces), self._delta(index, {}, answer)
 
     def _opening(self, answer: Answer, index: int) -> Json:
         if answer.call is None:
@@ -143,36 +158,30 @@ class ChatCompletions:
         call = {"index": 0, "id": f"call_{answer.key}{index}", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call], **self.dialect.opening_extra}
 
-    def _delta(self, index: int, delta: Json, finish_reason: str | None = None) -> Json:
+    def _delta(self, index: int, delta: Json, ended: Answer | None = None) -> Json:
         logprobs = {"logprobs": None} if self.dialect.has_logprobs else {}
-        return {"index": index, "delta": delta, **logprobs, "finish_reason": finish_reason}
+        end: Json = {"finish_reason": None}
+        if ended is not None:
+            end = {"finish_reason": _finish(ended), **self.dialect.end_extra}
+        return {"index": index, "delta": delta, **logprobs, **end}
 
     def _chunk(
-        self,
-        answer: Answer,
-        choices: list[Json],
-        *,
-        written: int = 0,
-        usage: Json | None = None,
-        is_last: bool = False,
+        self, answer: Answer, choices: list[Json], *, written: int = 0, last: Json | None = None
     ) -> bytes:
         chunk: Json = {
             "id": f"chatcmpl-{answer.key}",
             "object": "chat.completion.chunk",
             "created": answer.created_at,
             "model": answer.wish.model,
-            "system_fingerprint": self.dialect.fingerprint,
             "choices": choices,
         }
+        if self.dialect.marks_chunks:
+            chunk["system_fingerprint"] = self.dialect.fingerprint
         if answer.wish.includes_usage and self.dialect.nulls_usage:
             chunk["usage"] = None
-        if answer.wish.counts_continuously and self.dialect.counts_continuously:
+        if answer.wish.counts_continuously:
             chunk["usage"] = _usage_so_far(answer, written)
-        if usage is not None:
-            chunk["usage"] = usage
-        if is_last and self.dialect.has_timings:
-            chunk["timings"] = timings_of(answer)
-        return sse(chunk)
+        return sse({**chunk, **(last or {})})
 
     def refusal(self, status: int, sentence: str) -> Json:
         """As the dialect writes it."""
@@ -200,7 +209,7 @@ class Completions:
             tokens_max=positive(body.get("max_tokens")),
             choices=min(_choices_of(body) * len(prompts), CHOICES_MAX),
             is_streamed=bool(body.get("stream")),
-            includes_usage=_option(body, "include_usage"),
+            includes_usage=_wants_usage(body, self.dialect),
         )
 
     def whole(self, answer: Answer) -> Json:
@@ -210,8 +219,7 @@ class Completions:
 
     def events(self, answer: Answer) -> Iterator[bytes]:
         """The same object again and again: a token each, the end, with `include_usage` the usage."""
-        nulled = answer.wish.includes_usage and self.dialect.nulls_usage
-        head = {**self._head(answer), **({"usage": None} if nulled else {})}
+        head = {**self._head(answer), **self._usage_before_end(answer)}
         for piece in answer.pieces:
             for index in range(answer.wish.choices):
                 yield sse({**head, "choices": [_text_choice(index, piece, None)]})
@@ -220,6 +228,13 @@ class Completions:
         if answer.wish.includes_usage:
             yield sse({**head, "choices": [], "usage": usage_of(answer, self.dialect)})
         yield DONE
+
+    def _usage_before_end(self, answer: Answer) -> Json:
+        if not answer.wish.includes_usage:
+            return {}
+        if self.dialect.zeros_usage:
+            return {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}
+        return {"usage": None} if self.dialect.nulls_usage else {}
 
     def _head(self, answer: Answer) -> Json:
         return {
