@@ -3,7 +3,7 @@
 # As root it installs what is missing; otherwise it prints the line that does, and what needs them is skipped.
 set -euo pipefail
 
-needed=(curl:curl)
+needed=(curl:curl redis-server:redis-server)
 missing=()
 compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || missing+=(postgresql)
 for pair in "${needed[@]}"; do

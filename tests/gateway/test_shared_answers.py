@@ -115,6 +115,7 @@ def test_failures_are_not_kept(tmp_path: Path) -> None:
             for _ in range(2):
                 answer = await stage.chat(token, {"prompt": f"[fail:{text}] How?"})
                 assert answer.status_code == 502
+        for text in ("500", "cut", "empty", "error-after-token"):
             broken = question(f"[fail:{text}] How?", temperature=0)
             for _ in range(2):
                 await stage.http.post(CHAT, json=broken, headers=token)

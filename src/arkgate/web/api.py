@@ -247,7 +247,7 @@ class Api:
 
 
 class Routes:
-    """The router, and before it a look-up for what is called most: matching every route costs 5% of a call."""
+    """The router, and a look-up before it for what is called most: matching routes costs 5% of a call."""
 
     def __init__(self, priced: Sequence[Priced], router: Router) -> None:
         self._router = router
