@@ -84,8 +84,8 @@ def _round(seconds: float) -> bool:
             floor = bench.floor(clients)
             bench.rows.append(Row("floor: plain ASGI hello", clients, floor, floor.per_second))
         bench.measure("the backend alone", f"{backend}/chat/completions", 1, [JSON_TYPE])
-        url = stack.enter_context(_gateway(directory, backend))
-        paid = {"ak_ token": _tokens(url, directory), "L402 credential": _credentials(url, directory)}
+        url = stack.enter_context(gateway_before(directory, backend))
+        paid = {"ak_ token": tokens(url, directory), "L402 credential": _credentials(url, directory)}
         for kind, headers in paid.items():
             for clients in (1, 32):
                 measured = bench.measure(f"metered call, {kind}", f"{url}/api/ai-chat", clients, headers)
@@ -98,7 +98,7 @@ def _round(seconds: float) -> bool:
 
 
 @contextlib.contextmanager
-def _gateway(directory: Path, backend: str) -> Iterator[str]:
+def gateway_before(directory: Path, backend: str) -> Iterator[str]:
     """The simulated node on the load's core, and the gateway alone on its own."""
     environment = {"ARKGATE_DATA": str(directory), "ARKGATE_PORT_BASE": str(PORT_BASE)}
     program = [sys.executable, "-m", "arkgate"]
@@ -107,7 +107,7 @@ def _gateway(directory: Path, backend: str) -> Iterator[str]:
         config.write_text(
             config.read_text()
             .replace(f"http://127.0.0.1:{PORT_BASE + 20}/v1", backend)
-            .replace(f'model = "{CHAT_MODEL}"', 'model = "instant"\nconcurrency_max = 256')
+            .replace(f'model = "{CHAT_MODEL}"', 'model = "instant"\nconcurrency_max = 2048')
             + "challenges_per_minute_and_client = 100000000\nchallenges_per_minute = 100000000\n"
             + "calls_per_minute_and_account = 100000000\ncalls_per_minute_and_client = 100000000\n"
             + "calls_at_once_and_account = 4096\ncalls_at_once_and_client = 4096\ncalls_at_once = 4096\n"
@@ -118,7 +118,8 @@ def _gateway(directory: Path, backend: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{PORT_BASE + 2}"
 
 
-def _tokens(url: str, directory: Path) -> list[dict[str, str]]:
+def tokens(url: str, directory: Path) -> list[dict[str, str]]:
+    """The headers of funded tokens."""
     headers = []
     for _ in range(CREDENTIALS):
         session = httpx.post(f"{url}/v1/sessions", json={"amount_sats": 1_000_000}).json()

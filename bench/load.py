@@ -41,6 +41,8 @@ def load(
         f"-c{clients}",
         f"-d{seconds:.0f}s",
         "--latency",
+        "--timeout",
+        "10s",
     ]
     done = subprocess.run([*command, "-s", str(script), url], capture_output=True, text=True, check=True)
     return _read(done.stdout)

@@ -69,7 +69,7 @@ def hello(port: int) -> Iterator[str]:
     with process(
         [sys.executable, "-m", "uvicorn", "bench.hello:app", "--port", str(port), *options], core=SERVER_CORE
     ):
-        _wait_for(port)
+        wait_for(port)
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -95,11 +95,12 @@ http {{
 }}
 """)
     with process([nginx, "-c", str(config), "-p", str(directory)], core=LOAD_CORE):
-        _wait_for(port)
+        wait_for(port)
         yield f"http://127.0.0.1:{port}/v1"
 
 
-def _wait_for(port: int) -> None:
+def wait_for(port: int) -> None:
+    """Waits until something listens on a port of loopback."""
     for _ in range(200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return

@@ -90,11 +90,24 @@ class EventMeter:
             block = buffer[:end]
         else:
             self._rest, block = b"", buffer
-        if not block:
-            return b""
-        if self.begun and not _is_remarkable(self._dialect, block):
-            return block
-        return b"".join(self._pass(event) for event in events_in(block))
+        return self._looked_through(block) if block else b""
+
+    def _looked_through(self, block: bytes) -> bytes:
+        """Reads what has to be read of some whole events: up to the first token, and what may be the end."""
+        passed: list[bytes] = []
+        start = 0
+        if not self.begun:
+            for event in events_in(block):
+                passed.append(self._pass(event))
+                start += len(event.raw)
+                if self.begun or self.ended:
+                    break
+        mark = _first_mark(self._dialect, block, start)
+        if mark > start:
+            passed.append(block[start:mark])
+        if mark < len(block):
+            passed += [self._pass(event) for event in events_in(block[mark:])]
+        return passed[0] if len(passed) == 1 else b"".join(passed)
 
     def finish(self) -> None:
         """The bytes have ended where their framing said. Raises UpstreamError when the stream had not."""
@@ -245,32 +258,60 @@ def _refuse_failure(document: Mapping[str, object]) -> None:
 
 
 def _last_boundary(buffer: bytes) -> int:
-    """Where the last complete event ends."""
+    """Where the last complete event ends; 0 where none does."""
     end = buffer.rfind(b"\n\n") + 2
+    boundary = 0 if end == 1 else end
     if b"\r" in buffer:
-        end = max([end, *(found.end() for found in _BOUNDARY.finditer(buffer))])
-    return max(end, 0) if end != 1 else 0
+        boundary = max([boundary, *(one.end() for one in _BOUNDARY.finditer(buffer))])
+    return boundary
 
 
-def _is_remarkable(dialect: Dialect, block: bytes) -> bool:
-    """Whether a block may hold an event that must be read. May say yes without reason, and never no."""
-    if dialect is Dialect.RESPONSES:
-        return b"response.completed" in block or b"response.incomplete" in block or _tells_failure(block)
-    if dialect is Dialect.MESSAGES:
-        return b"message_" in block or _tells_failure(block)
-    return (
-        DONE in block
-        or _tells_failure(block)
-        or _has_value(block, b'"usage"')
-        or _has_value(block, b'"finish_reason"')
-    )
+_MARKS = {
+    Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
+    Dialect.MESSAGES: (b"message_",),
+}
+_FAILURE = b'"error"'
+_ENDS = {Dialect.RESPONSES: b"response.completed", Dialect.MESSAGES: b"message_stop"}
+"""These are looked for everywhere: a failure may be told at any time, and nothing that follows an end counts."""
 
 
-def _tells_failure(block: bytes) -> bool:
-    return b'"error"' in block or b"response.failed" in block
+def _first_mark(dialect: Dialect, block: bytes, start: int) -> int:
+    """Where the first event begins that must be read; the block's end where there is none.
+
+    Usage is told last, so the events are looked at from the last one back, as long as they tell something:
+    looking through all of a stream for every word costs more than everything else that is done
+    with it. A usage that is told in the middle is superseded, or counts as not told.
+    """
+    if b"\r" in block:
+        return start  # written with other line ends than all servers that we know: all of it is read
+    mark = len(block)
+    while mark > start:
+        begin = _begin(block, start, mark - 2)
+        if not _is_remarkable(dialect, block[begin:mark]):
+            break
+        mark = begin
+    for words in (_FAILURE, _ENDS.get(dialect, DONE)):
+        place = block.find(words, start, mark)
+        if place >= 0:
+            mark = _begin(block, start, place)
+    return mark
 
 
-def _has_value(block: bytes, name: bytes) -> bool:
+def _begin(block: bytes, start: int, place: int) -> int:
+    """Where the event begins that a place is in."""
+    boundary = block.rfind(b"\n\n", start, place)
+    return start if boundary < 0 else boundary + 2
+
+
+def _is_remarkable(dialect: Dialect, event: bytes) -> bool:
+    """Whether an event may tell of usage or of the end. May say yes without reason, and never no."""
+    marks = _MARKS.get(dialect)
+    if marks is not None:
+        return any(mark in event for mark in marks)
+    return DONE in event or _has_value(event, b'"usage"') or _has_value(event, b'"finish_reason"')
+
+
+def _has_value(event: bytes, name: bytes) -> bool:
     """Whether a name stands there with another value than null, which OpenAI puts into every chunk."""
-    times = block.count(name)
-    return times > 0 and times != block.count(name + b":null") + block.count(name + b": null")
+    times = event.count(name)
+    return times > 0 and times != event.count(name + b": null") + event.count(name + b":null")
