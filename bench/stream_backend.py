@@ -56,7 +56,11 @@ BURST = BEGIN + b"".join(event(number) for number in range(EVENTS)) + END
 
 
 class Backend(asyncio.Protocol):
-    """One connection. What is wanted stands in the question: `burst`, `steps MS`, `hold`, `wait MS`."""
+    """One connection. What is wanted stands in the question.
+
+    `burst`: all events in one write. `flow`: each in its own, as fast as it goes. `steps MS`: each after so
+    long. `hold`: three, and no more. `wait MS`: a whole answer after so long.
+    """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the connection."""
@@ -87,6 +91,9 @@ class Backend(asyncio.Protocol):
         elif b"steps " in body:
             self._transport.write(BEGIN)
             self._step(0, int(body.split(b"steps ")[1].split()[0]) / 1000)
+        elif b"flow " in body:
+            self._transport.write(BEGIN)
+            self._step(0, 0.0)
         elif b"hold " in body:
             self._transport.write(BEGIN + b"".join(event(number) for number in range(STEPS_HELD)))
         else:
@@ -103,7 +110,11 @@ class Backend(asyncio.Protocol):
             self._transport.write(END)
             return
         self._transport.write(event(number, stamp=time.monotonic_ns()))
-        asyncio.get_running_loop().call_later(seconds, self._step, number + 1, seconds)
+        loop = asyncio.get_running_loop()
+        if seconds:
+            loop.call_later(seconds, self._step, number + 1, seconds)
+        else:
+            loop.call_soon(self._step, number + 1, seconds)
 
 
 async def serve(port: int) -> None:

@@ -2,8 +2,8 @@
 
     python -m bench.streams
 
-At full speed: streams a second and CPU for each event. In steps: how much later the first token and the others
-arrive, and the CPU for each event of its own. Held open: memory for each. And calls that take 50 ms.
+Held open: memory for each. At full speed: streams a second and CPU for each event. In steps: how much later
+the first token and the others arrive, and the CPU for each event. And calls that take 50 ms.
 """
 
 import argparse
@@ -30,7 +30,8 @@ from bench.stream_backend import EVENTS
 BACKEND_PORT, PASS_PORT = PORT_BASE + 50, PORT_BASE + 60
 CHAT = "/v1/chat/completions"
 RATE_TARGET, ADDED_50_MS_TARGET, FIRST_TOKEN_TARGET_MS, MEMORY_TARGET_KIB = 0.5, 3.0, 2.0, 64
-STEP_MS = 50
+STEP_MS = 100
+BEGUN_A_SECOND = 100
 HELD = 1000
 
 
@@ -74,9 +75,10 @@ def main() -> None:
         )
         metered = Server("metered", url, _pid("arkgate serve --config"), tokens(url, directory))
         met = [
-            *_at_full_speed(directory, through, metered, seconds),
-            *_in_steps(through, metered),
             *_held(metered),
+            *_at_full_speed(directory, through, metered, seconds, "flow"),
+            *_at_full_speed(directory, through, metered, seconds, "burst"),
+            *_in_steps(through, metered),
             *_slow_backend(directory, backend, metered, seconds),
         ]
     raise SystemExit(0 if all(met) else 1)
@@ -103,8 +105,12 @@ def _pid(words: str) -> int:
     return int(found.stdout.split()[-1])
 
 
-def _at_full_speed(directory: Path, through: Server, metered: Server, seconds: float) -> Iterator[bool]:
-    print(f"{'at full speed':16}{'streams':>8}{'per s':>9}{'us CPU an event':>17}{'of pass-through':>17}")
+def _at_full_speed(
+    directory: Path, through: Server, metered: Server, seconds: float, how: str
+) -> Iterator[bool]:
+    """`flow`: the backend writes each event on its own; `burst`: all of a stream at once."""
+    head = f"at full speed: {how}"
+    print(f"\n{head:20}{'streams':>8}{'per s':>9}{'us CPU an event':>17}{'of pass-through':>17}")
     for clients in (1, 64, 1000):
         rates = []
         for server in (through, metered):
@@ -115,21 +121,22 @@ def _at_full_speed(directory: Path, through: Server, metered: Server, seconds: f
                 clients=clients,
                 seconds=seconds,
                 headers=server.headers,
-                body=question("burst please"),
+                body=question(f"{how} please"),
             )
             cpu = (server.cpu_seconds() - before) / max(1, measured.requests * EVENTS) * 1e6
             rates.append(measured.per_second)
             ratio = rates[-1] / rates[0]
-            print(f"{server.name:16}{clients:8}{rates[-1]:9.0f}{cpu:17.2f}{ratio:17.2f}")
+            print(f"{server.name:20}{clients:8}{rates[-1]:9.0f}{cpu:17.2f}{ratio:17.2f}")
             if measured.not_2xx:
                 raise SystemExit(f"the measurement is void: {measured.not_2xx} streams were refused")
-        yield _said(f"{clients} streams at full speed: {ratio:.2f} of pass-through", ratio, RATE_TARGET)
+        yield _said(
+            f"{clients} streams at full speed, {how}: {ratio:.2f} of pass-through", ratio, RATE_TARGET
+        )
 
 
 def _in_steps(through: Server, metered: Server) -> Iterator[bool]:
-    print(
-        f"\n{'in steps':16}{'streams':>8}{'us CPU an event':>17}{'first p50':>11}{'first p99':>11}{'p50 ms':>9}"
-    )
+    columns = f"{'us CPU an event':>17}{'first p50':>11}{'first p99':>11}{'p50 ms':>9}"
+    print(f"\n{'in steps':16}{'streams':>8}{columns}")
     for streams in (1, 64, 1000):
         firsts = []
         for server in (through, metered):
@@ -153,7 +160,7 @@ async def _stepped(server: Server, streams: int) -> tuple[list[float], list[floa
     others: list[float] = []
 
     async def one(number: int) -> None:
-        await asyncio.sleep(number / streams * STEP_MS / 1000)
+        await asyncio.sleep(number / BEGUN_A_SECOND)  # or the first tokens would wait for each other's calls
         reader, writer = await _opened(server, number, question(f"steps {STEP_MS} please"))
         is_first = True
         while line := await reader.readline():

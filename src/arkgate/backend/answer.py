@@ -34,8 +34,10 @@ class ModelNames:
         if self.own is None or self.public is None or self.own == self.public or not body:
             return body
         own, public = orjson.dumps(self.own), orjson.dumps(self.public)
-        for between in (b":", b": "):
-            body = body.replace(b'"model"' + between + own, b'"model"' + between + public)
+        for between in (b":", b": "):  # a server writes it in one of the two ways
+            told = b'"model"' + between + own
+            if told in body:
+                return body.replace(told, b'"model"' + between + public)
         return body
 
 

@@ -272,7 +272,7 @@ _MARKS = {
 }
 _FAILURE = b'"error"'
 _ENDS = {Dialect.RESPONSES: b"response.completed", Dialect.MESSAGES: b"message_stop"}
-"""These are looked for everywhere: a failure may be told at any time, and nothing that follows an end counts."""
+"""Looked for everywhere: a failure may be told at any time, and nothing that follows an end counts."""
 
 
 def _first_mark(dialect: Dialect, block: bytes, start: int) -> int:

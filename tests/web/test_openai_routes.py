@@ -1,0 +1,201 @@
+"""OpenAI's routes and Anthropic's: every API goes through whole, is paid once, and fails in its own words."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.gateway.test_streams import CHAT, at_rest, events
+from tests.stage import MODEL, Stage, play
+
+ANY_NUMBER = {"[[services]]": "calls_per_day = 0"}
+LABEL = "arkgate-chat-v1"
+HELLO = [{"role": "user", "content": "Hello there"}]
+ROUTES: Mapping[str, dict[str, Any]] = {
+    CHAT: {"messages": HELLO},
+    "/v1/completions": {"prompt": "Hello there"},
+    "/v1/embeddings": {"input": ["Hello there", "again"]},
+    "/v1/responses": {"input": "Hello there"},
+    "/v1/messages": {"messages": HELLO, "max_tokens": 100},
+}
+STREAMED = [path for path in ROUTES if path != "/v1/embeddings"]
+LAST = {
+    CHAT: "[DONE]",
+    "/v1/completions": "[DONE]",
+    "/v1/responses": "response.completed",
+    "/v1/messages": "message_stop",
+}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_buffered_answer_is_the_backends_with_its_cost(tmp_path: Path, path: str) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        answer = await stage.http.post(path, json=ROUTES[path], headers=token)
+        body = answer.json()
+
+        assert answer.status_code == 200, answer.text
+        assert body["model"] == LABEL
+        assert (body["usage"]["cost"], body["usage"]["cost_sats"]) == (50, 50)
+        assert answer.headers["x-cost-sats"] == "50"
+        assert answer.headers["x-balance-sats"] == "450"
+        (received,) = [one for one in stage.simulation.chat.received if one.method == "POST"]
+        assert received.model == MODEL
+        assert received.target == path
+
+    play(tmp_path, story, ANY_NUMBER)
+
+
+@pytest.mark.parametrize("path", STREAMED)
+def test_a_stream_ends_as_its_clients_expect_and_tells_its_cost(tmp_path: Path, path: str) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        more = {"stream_options": {"include_usage": True}} if LAST[path] == "[DONE]" else {}
+        body = {**ROUTES[path], "stream": True, **more}
+        headers = {**token, "Idempotency-Key": "once"}
+        answer = await stage.http.post(path, json=body, headers=headers)
+        found = events(answer.text)
+        last = found[-1] if found[-1] == "[DONE]" else found[-1]["type"]
+
+        assert last == LAST[path]
+        assert '"cost_sats":50' in answer.text
+        assert MODEL not in answer.text
+        await at_rest(stage, token)
+        assert (await stage.balance(token))["balance_sats"] == 450
+        again = await stage.http.post(path, json=body, headers=headers)
+        assert events(again.text)[:-2] == found[:-2]
+        assert (await stage.balance(token))["balance_sats"] == 450
+
+    play(tmp_path, story, ANY_NUMBER)
+
+
+@pytest.mark.parametrize("path", STREAMED)
+def test_a_stream_that_breaks_says_so_in_its_own_way_and_costs_nothing(tmp_path: Path, path: str) -> None:
+    broken: dict[str, Any] = {**ROUTES[path], "stream": True}
+    text = "[fail:trickle 0.2] Hello"
+    broken.update({"messages": [{"role": "user", "content": text}]} if "messages" in broken else {})
+    broken.update({name: text for name in ("prompt", "input") if name in broken})
+
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        found = events((await stage.http.post(path, json=broken, headers=token)).text)
+
+        error = found[-1]
+        kind = error["error"]["code"] if path in (CHAT, "/v1/completions") else error["type"]
+        assert kind in ("upstream_timeout", "error")
+        await at_rest(stage, token)
+        assert (await stage.balance(token))["balance_sats"] == 500
+
+    play(tmp_path, story, {**ANY_NUMBER, "[backend]": "total_timeout_seconds = 1"})
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_refusal_is_written_as_its_clients_read_it(tmp_path: Path, path: str) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        wrong = {
+            402: await stage.http.post(path, json=ROUTES[path]),
+            401: await stage.http.post(path, json=ROUTES[path], headers={"X-Api-Key": "ak_" + "0" * 32}),
+            404: await stage.http.post(path, json={**ROUTES[path], "model": "gpt-17"}, headers=token),
+            400: await stage.http.post(path, json={"model": LABEL}, headers=token),
+        }
+        for status, answer in wrong.items():
+            body = answer.json()
+            assert answer.status_code == status, answer.text
+            assert body["error"]["message"]
+            if path == "/v1/messages":
+                assert (body["type"], set(body["error"])) == ("error", {"type", "message"})
+            else:
+                assert set(body["error"]) == {"message", "type", "param", "code"}
+                assert body["error"]["code"] == body["code"]
+        assert wrong[402].json()["invoice"].startswith("ln")
+        assert wrong[404].json()["code"] == "model_not_found"
+        assert (await stage.balance(token))["balance_sats"] == 500
+
+    play(tmp_path, story, ANY_NUMBER)
+
+
+def test_an_api_key_in_anthropics_header_pays_like_a_bearer_token(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = (await stage.fund_token())["Authorization"].removeprefix("Bearer ")
+        credential = (await stage.buy_credential()).header["Authorization"].removeprefix("L402 ")
+        for key in (token, credential):
+            headers = {"X-Api-Key": key, "Anthropic-Version": "2023-06-01", "Anthropic-Beta": "tools"}
+            answer = await stage.http.post("/v1/messages", json=ROUTES["/v1/messages"], headers=headers)
+            assert answer.status_code == 200, answer.text
+        received = dict(stage.simulation.chat.received[-1].headers)
+        assert received["anthropic-version"] == "2023-06-01"
+        assert "x-api-key" not in received
+
+    play(tmp_path, story, ANY_NUMBER)
+
+
+def test_fields_that_nobody_here_knows_pass_both_ways(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        extra = {"top_k": 5, "reasoning": {"effort": "low"}, "seed": 2**53, "logit_bias": {"1": -1.5}}
+        tools = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]
+        asked = {"messages": [{"role": "user", "content": "use a tool"}], "tools": tools, **extra}
+        answer = await stage.http.post(CHAT, json=asked, headers=token)
+
+        choice = answer.json()["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["tool_calls"][0]["function"]["name"] == "now"
+        sent = stage.simulation.chat.received[-1].body
+        for part in (b'"top_k":5', b'"effort":"low"', b'"seed":9007199254740992', b'"1":-1.5'):
+            assert part in sent
+
+    play(tmp_path, story, ANY_NUMBER)
+
+
+def test_the_models_are_listed_for_both_kinds_of_clients(tmp_path: Path) -> None:
+    models = {
+        "[[models]]": 'name = "small"\nprice_sats = 10\n\n[[models]]\nname = "vendor/large"\n'
+        "output_sats_per_million = 1500\ncontext_tokens = 131072",
+        "[[services]]": "calls_per_day = 0",
+    }
+
+    async def story(stage: Stage) -> None:
+        listed = (await stage.http.get("/v1/models")).json()
+        one = await stage.http.get("/v1/models/vendor/large")
+        unknown = await stage.http.get("/v1/models/none")
+        anthropic = (await stage.http.get("/v1/models", headers={"anthropic-version": "2023-06-01"})).json()
+
+        assert [model["id"] for model in listed["data"]] == ["small", "vendor/large"]
+        assert listed["data"][0]["pricing"] == {"call_sats": 10}
+        assert one.json()["pricing"] == {"output_sats_per_million_tokens": 1500}
+        assert one.json()["context_length"] == 131072
+        assert unknown.json()["error"]["code"] == "model_not_found"
+        assert (anthropic["first_id"], anthropic["has_more"]) == ("small", False)
+        token = await stage.fund_token()
+        small = await stage.http.post(CHAT, json={"messages": HELLO, "model": "small"}, headers=token)
+        assert small.json()["usage"]["cost"] == 10
+
+    play(tmp_path, story, models)
+
+
+def test_without_openai_there_are_no_such_routes(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        answer = await stage.http.post(CHAT, json=ROUTES[CHAT], headers=token)
+
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert (await stage.chat(token)).status_code == 200
+
+    play(tmp_path, story, {"[[services]]": "calls_per_day = 0\nopenai = false"})
+
+
+def test_a_client_that_says_that_it_retries_is_not_sold_the_same_call_twice(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        first = await stage.http.post(CHAT, json=ROUTES[CHAT], headers=token)
+        retried = {**token, "X-Stainless-Retry-Count": "1"}
+        again = await stage.http.post(CHAT, json=ROUTES[CHAT], headers=retried)
+        other = await stage.http.post(CHAT, json={**ROUTES[CHAT], "seed": 1}, headers=retried)
+
+        assert again.content == first.content
+        assert (again.headers["idempotent-replayed"], again.headers["x-cost-sats"]) == ("true", "0")
+        assert other.headers["x-cost-sats"] == "50"
+        assert (await stage.balance(token))["balance_sats"] == 400
+
+    play(tmp_path, story, ANY_NUMBER)
