@@ -662,3 +662,81 @@ def test_the_template_names_every_setting_that_operators_need() -> None:
         entries = document[table] if isinstance(document[table], list) else [document[table]]
         given = [name for entry in entries for name in entry]
         assert names == set(given) | left_out.get(table, set()), table
+
+
+ONLY_AN_API = """
+[[services]]
+kind = "http"
+name = "weather"
+path = "/weather/"
+price_sats = 0.5
+backends = ["weather"]
+[[backends]]
+name = "weather"
+kind = "http"
+url = "http://127.0.0.1:8081"
+"""
+
+
+def test_a_gateway_may_sell_an_api_and_no_ai(tmp_path: Path) -> None:
+    nodes = GOOD.partition("[backend]")[0]
+    loaded = settings.load(written(tmp_path, nodes + ONLY_AN_API))
+
+    (service,) = loaded.catalog
+    assert (service.name, service.price, service.calls_per_day) == ("weather", 500, None)
+    assert loaded.catalog.chat is None
+    (backend,) = loaded.offers.backends["weather"]
+    assert not backend.speaks_openai
+
+
+WRONG_OFFERS = {
+    "a backend that is not there": ('backends = ["weather"]', 'backends = ["other"]', "which is not there"),
+    "a backend of the wrong kind": (
+        'kind = "http"\nurl',
+        'kind = "openai"\nurl',
+        'needs a backend of kind = "http"',
+    ),
+    "no price": ("price_sats = 0.5", "", "has no price"),
+    "a metered price without a hold": ("price_sats = 0.5", "second_sats = 1", "hold_sats says"),
+    "a method that is none": (
+        'kind = "http"\nname',
+        'methods = ["FETCH"]\nkind = "http"\nname',
+        "methods may hold",
+    ),
+    "a header that must not pass": (
+        'kind = "http"\nname',
+        'request_headers = ["Authorization"]\nkind = "http"\nname',
+        "cannot pass",
+    ),
+    "a path under /v1/": ('"/weather/"', '"/v1/weather/"', "not under /v1/"),
+    "a path with two slashes": ('"/weather/"', '"/weather//x"', "path must be like"),
+    "two backends of one name": (
+        "[[backends]]",
+        '[[backends]]\nname = "weather"\nkind = "http"\nurl = "http://h"\n[[backends]]',
+        "given twice",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "sentence"), WRONG_OFFERS.values(), ids=WRONG_OFFERS)
+def test_a_wrong_offer_is_refused_with_a_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    text = GOOD.partition("[backend]")[0] + ONLY_AN_API.replace(old, new, 1)
+
+    assert any(sentence in problem for problem in problems(tmp_path, text))
+
+
+def test_models_have_prices_of_their_own(tmp_path: Path) -> None:
+    models = """
+[[models]]
+name = "small"
+[[models]]
+name = "vendor/large"
+input_sats_per_million = 0.5
+output_sats_per_million = 1500
+"""
+    (service,) = settings.load(written(tmp_path, GOOD + models)).catalog
+
+    small, large = service.models
+    assert small.tariff.call == 50_000
+    assert (large.tariff.call, large.tariff.input_tokens, large.tariff.cached_tokens) == (0, 500, 500)
+    assert large.tariff.output_tokens == 1_500_000

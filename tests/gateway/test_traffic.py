@@ -1,4 +1,4 @@
-"""Limits on paid calls: at once and how fast, by account, by address, by all. What they refuse costs nothing."""
+"""Limits on paid calls: at once and how fast, by account, address and all. What they refuse costs nothing."""
 
 import asyncio
 from pathlib import Path
