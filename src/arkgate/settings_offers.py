@@ -92,7 +92,7 @@ class OffersReader:
         )
         fetch = FetchTerms(
             heartbeat_seconds=backend.number("heartbeat_seconds", 10, 0.1, 120),
-            drain_seconds=backend.number("drain_seconds", 30, 0, 3600),
+            drain_seconds=backend.number("drain_seconds", 30, 0.0, 3600),
         )
         tables = self._document.tables("models")
         names = [table.text("name", label if len(tables) < 2 else "") for table in tables] or [label]
