@@ -1,4 +1,4 @@
-"""A backend that means harm: the gateway stays up and small, charges nothing, and gives back what it holds."""
+"""A backend that means harm: the gateway stays up and small, charges nothing and gives back what it holds."""
 
 import asyncio
 import os

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 from tests.gateway.test_streams import CHAT, at_rest, events, question, reading, said, until
-from tests.stage import PROMPT, Stage, play
+from tests.stage import PROMPT, Stage, eventually, play
 
 CACHED = {"[[services]]": "calls_per_day = 0", "[cache]": "ttl_seconds = 60"}
 SLOW = {"prompt": "[fail:slow 0.4] How is Ark different?"}
@@ -26,6 +26,15 @@ def asked(stage: Stage) -> int:
 async def charges(stage: Stage, token: Mapping[str, str]) -> list[float]:
     lines: list[Any] = (await stage.http.get("/v1/usage", headers=token)).json()["lines"]
     return [line["amount_sats"] for line in lines if line["kind"] == "charge"]
+
+
+async def held_by(stage: Stage, token: Mapping[str, str]) -> None:
+    """Waits until the account's call is under way."""
+
+    async def holds() -> bool:
+        return bool((await stage.balance(token))["held_sats"] == 50)
+
+    await eventually(holds)
 
 
 def test_an_exact_repeat_comes_from_the_cache_at_the_full_price(tmp_path: Path) -> None:
@@ -158,7 +167,7 @@ def test_when_the_leader_of_a_stream_leaves_the_others_go_on(tmp_path: Path) -> 
         async with reading(stage, leader, slow) as led:
             await until(led, '"This"')
             following = asyncio.create_task(stage.http.post(CHAT, json=slow, headers=follower))
-            await asyncio.sleep(0.05)
+            await held_by(stage, follower)
         found = events((await following).text)
         await at_rest(stage, leader)
 
@@ -178,7 +187,7 @@ def test_a_leader_who_leaves_too_early_pays_nothing_and_the_others_get_their_ans
         async with reading(stage, leader, slow) as led:
             await until(led, ": still")
             following = asyncio.create_task(stage.http.post(CHAT, json=slow, headers=follower))
-            await asyncio.sleep(0.05)
+            await held_by(stage, follower)
         answer: httpx.Response = await following
         await at_rest(stage, leader)
 
