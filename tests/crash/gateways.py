@@ -291,6 +291,26 @@ class Client:
         assert again["replayed"] is True
         self.bought.append(first["request_id"])
 
+    async def buy_stream(self, header: Mapping[str, str]) -> None:
+        """Buys one stream, and asks for it again until it is whole: it is the same one and costs nothing."""
+        request_id = secrets.token_hex(8)
+        body = {"messages": [{"role": "user", "content": "How is Ark different?"}], "stream": True}
+        texts: list[str] = []
+        deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        while len(texts) < 2:
+            assert asyncio.get_running_loop().time() < deadline, "the stream was never whole"
+            with contextlib.suppress(*CONNECTION_LOST):
+                answer = await self.http.post(
+                    "/v1/chat/completions", json=body, headers={**header, "X-Request-Id": request_id}
+                )
+                if answer.status_code == 200 and "[DONE]" in answer.text:
+                    texts.append(answer.text)
+                    continue
+                assert answer.status_code in (200, 402, *AGAIN), answer.text
+            await asyncio.sleep(PAUSE_SECONDS)
+        assert texts[0] == texts[1]
+        self.bought.append(request_id)
+
 
 def keyed(header: Mapping[str, str]) -> dict[str, str]:
     """The header with an idempotency key of its own."""

@@ -20,6 +20,8 @@ COMMANDS = frozenset({"doctor"})
 """Jobs of a command that changes nothing, whatever it asks: nobody's money depends on its end."""
 READS = frozenset({"ark_payments", "close", "health", "holdings", "look_up", "watch"})
 """Methods of the ports that change nothing. One that is not listed here is taken for a change."""
+BLOCKS = frozenset({"forward"})
+"""Opens a block instead of being awaited: a kill falls before it sends anything, later ones at what follows."""
 NOT_PORTS = frozenset({"meter", "self"})
 """What has methods of the same names as a port and is none: it asks the port in turn."""
 FILE_STEPS = frozenset(
@@ -37,7 +39,7 @@ PORTS = {
     "ledger": _changes(Ledger),
     "node": _changes(PaymentNode),
     "wallet": _changes(ArkWallet),
-    "backend": _changes(Backend),
+    "backend": _changes(Backend) | {"forward"},
 }
 CHANGES = frozenset().union(*PORTS.values())
 
@@ -129,7 +131,7 @@ def _port_step(reader: _Reader, call: ast.Call, awaited: bool) -> str | None:
         return None
     whom, verb = _last_name(call.func.value), call.func.attr
     if verb in PORTS.get(whom, ()):
-        if awaited:
+        if awaited or verb in BLOCKS:
             return f"{whom}.{verb}"
         raise reader.hidden(call, f"{whom}.{verb} is not awaited where it is called. Await it there.")
     if awaited and whom not in NOT_PORTS:

@@ -63,6 +63,13 @@ async def a_token_pays(client: Client) -> None:
     await client.buy(header)
 
 
+async def a_token_buys_a_stream(client: Client) -> None:
+    client.simulation.chat.token_seconds = 0.01
+    header = keyed(await client.fund_token(2 * PRICE_SATS))
+    client.arm()
+    await client.buy_stream(header)
+
+
 async def a_proof_comes_first(client: Client) -> None:
     client.simulation.gate.habits.streams_silent = True
     credential = await client.buy_credential()
@@ -362,6 +369,7 @@ FIRST_START = [Scenario(it_starts_for_the_first_time, at_start=True)]
 KEYS = [*FIRST_START, Scenario(its_keys_are_rotated)]
 TOKEN = [Scenario(a_token_pays)]
 PROOF = [Scenario(a_proof_comes_first)]
+STREAM = [Scenario(a_token_buys_a_stream)]
 CHANGES = [Scenario(a_token_pays), Scenario(a_token_pays, 2), Scenario(a_payer_never_comes_back)]
 SHORT_SESSIONS = {"sessions": SessionTerms(sats(1), sats(1_000_000), expiry_seconds=1)}
 QUICK_ARK = {
@@ -426,8 +434,8 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
     "gateway.meter.Meter.reserve:ledger.reserve#2": [
         Scenario(a_call_is_given_up, settings={"grace_seconds": 0.1})
     ],
-    "gateway.meter.Meter.settle:ledger.settle": [*TOKEN, *PROOF],
-    "gateway.serve.Gateway._buy:backend.chat": [*TOKEN, *PROOF],
+    "gateway.meter.Meter.settle:ledger.settle": [*TOKEN, *PROOF, *STREAM],
+    "gateway.fetch.Fetch.run:backend.forward": [*TOKEN, *PROOF, *STREAM],
     "gateway.sessions.Sessions.open:ledger.open_session": [Scenario(a_session_is_paid)],
     "gateway.sessions.Sessions.token:ledger.set_token": [Scenario(a_credential_becomes_a_token)],
     "gateway.sessions.Sessions.top_up:ledger.add_address": [Scenario(a_token_is_topped_up)],
@@ -456,6 +464,9 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
         Scenario(a_proof_comes_first, 2),
         Scenario(a_session_is_paid, 2),
     ],
+    "web.replies._stream:socket.send": STREAM,
+    "web.replies._stream:socket.send#2": [*STREAM, Scenario(a_token_buys_a_stream, 2)],
+    "web.replies._stream:socket.send#3": STREAM,
     "web.protocol._RefusedRequest.__call__:socket.send": [Scenario(a_refused_request_waits_for_its_turn)],
     "web.protocol._RefusedRequest.__call__:socket.send#2": [Scenario(a_refused_request_waits_for_its_turn)],
 }
