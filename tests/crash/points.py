@@ -21,7 +21,7 @@ COMMANDS = frozenset({"doctor"})
 READS = frozenset({"ark_payments", "close", "health", "holdings", "look_up", "watch"})
 """Methods of the ports that change nothing. One that is not listed here is taken for a change."""
 BLOCKS = frozenset({"forward"})
-"""Opens a block instead of being awaited: a kill falls before it sends anything, later ones at what follows."""
+"""Opens a block and is not awaited: a kill falls before it sends anything, later ones at the next step."""
 NOT_PORTS = frozenset({"meter", "self"})
 """What has methods of the same names as a port and is none: it asks the port in turn."""
 FILE_STEPS = frozenset(
