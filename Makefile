@@ -1,6 +1,7 @@
 # `make run` and `make test` do everything on a fresh machine; `make help` lists the rest.
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
+CLIENTS := .venv-clients
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: help run test test-node test-postgres storm crash check mutants proto docs lock bench bench-ledger clean
@@ -33,10 +34,22 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.lock
 	@$(PIP) install --require-hashes --no-deps -r requirements/dev.lock
 	@touch $@
 
+# The client libraries that buy from the gateway in tests. They never meet its own dependencies; and what wants
+# OpenAI's SDK before version 3 has an environment of its own.
+$(CLIENTS)/.ready: requirements/clients.lock requirements/clients-older.lock | $(VENV)/.runtime
+	@echo "installing the clients that the tests buy with into $(CLIENTS) …"
+	@rm -rf $(CLIENTS)
+	@$(PYTHON) -m venv --without-pip $(CLIENTS)
+	@$(PYTHON) -m venv --without-pip $(CLIENTS)/older
+	@$(PIP) --python $(CLIENTS)/bin/python install --require-hashes --no-deps -r requirements/clients.lock & \
+	$(PIP) --python $(CLIENTS)/older/bin/python install --require-hashes --no-deps -r requirements/clients-older.lock; \
+	older=$$?; wait $$! && exit $$older
+	@touch $@
+
 run: $(VENV)/.runtime
 	@exec $(VENV)/bin/arkgate demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(CLIENTS)/.ready
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" tests/setup.sh $(VENV)/bin/python -m pytest $(PYTEST)
 
 test-node: $(VENV)/.dev
@@ -78,9 +91,13 @@ bench: $(VENV)/.dev
 bench-ledger: $(VENV)/.dev
 	@$(VENV)/bin/python -m bench.ledger $(BENCH)
 
+PIP_COMPILE := $(VENV)/bin/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe
+
 lock: $(VENV)/.dev
-	@$(VENV)/bin/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev -o requirements/dev.lock pyproject.toml
-	@$(VENV)/bin/pip-compile --quiet --no-header --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe -c requirements/dev.lock -o requirements/runtime.lock pyproject.toml
+	@$(PIP_COMPILE) --extra dev -o requirements/dev.lock pyproject.toml
+	@$(PIP_COMPILE) -c requirements/dev.lock -o requirements/runtime.lock pyproject.toml
+	@$(PIP_COMPILE) -o requirements/clients.lock requirements/clients.in
+	@$(PIP_COMPILE) -o requirements/clients-older.lock requirements/clients-older.in
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
+	rm -rf $(VENV) $(CLIENTS) tests/clients/node/node_modules .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
