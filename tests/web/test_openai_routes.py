@@ -123,6 +123,7 @@ def test_an_api_key_in_anthropics_header_pays_like_a_bearer_token(tmp_path: Path
             headers = {"X-Api-Key": key, "Anthropic-Version": "2023-06-01", "Anthropic-Beta": "tools"}
             answer = await stage.http.post("/v1/messages", json=ROUTES["/v1/messages"], headers=headers)
             assert answer.status_code == 200, answer.text
+        assert answer.headers["request-id"] == answer.headers["x-request-id"]
         received = dict(stage.simulation.chat.received[-1].headers)
         assert received["anthropic-version"] == "2023-06-01"
         assert "x-api-key" not in received
@@ -197,5 +198,18 @@ def test_a_client_that_says_that_it_retries_is_not_sold_the_same_call_twice(tmp_
         assert (again.headers["idempotent-replayed"], again.headers["x-cost-sats"]) == ("true", "0")
         assert other.headers["x-cost-sats"] == "50"
         assert (await stage.balance(token))["balance_sats"] == 400
+
+    play(tmp_path, story, ANY_NUMBER)
+
+
+def test_what_the_backend_does_not_offer_is_the_callers_to_change(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        asked = {"messages": [{"role": "user", "content": "[fail:501] Hello"}]}
+        answer = await stage.http.post(CHAT, json=asked, headers=token)
+
+        assert (answer.status_code, answer.json()["code"]) == (400, "not_supported")
+        assert answer.json()["refunded"] is True
+        assert (await stage.balance(token))["balance_sats"] == 500
 
     play(tmp_path, story, ANY_NUMBER)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from arkgate.backend.events import usage_in
-from arkgate.core.errors import BackendRejected, Refusal, UpstreamError
+from arkgate.core.errors import BackendRejected, NotSupported, Refusal, UpstreamError
 from arkgate.ports import Completion, Dialect, Usage
 
 ERROR_CHARACTERS_MAX = 300
@@ -92,6 +92,8 @@ def read_completion(body: bytes, *, default_model: str) -> Completion:
 
 def read_refusal(status: int, body: bytes, *, secret: str | None) -> Refusal:
     """What a failed answer means for the caller. Says nothing of the backend's address or key."""
+    if status == 501:
+        return NotSupported("The backend does not offer this; nothing was charged.")
     if status not in CALLERS_MISTAKES:
         refusal = UpstreamError(f"The backend failed (status {status}); nothing was charged.")
         refusal.nothing_begun = status in NOT_ACCEPTED

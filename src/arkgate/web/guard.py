@@ -90,7 +90,10 @@ class Guard:
         arrival = _arrival(scope)
         scope.setdefault("state", {})["arrival"] = arrival
         scope["app"] = self._app  # the router raises its 404 and 405 only inside an application
-        request_id_header = (b"x-request-id", arrival.request_id.encode())
+        request_id = arrival.request_id.encode()
+        own_headers = [(b"x-request-id", request_id)]
+        if scope["path"] == "/v1/messages":
+            own_headers.append((b"request-id", request_id))  # what Anthropic's clients read
         started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -98,7 +101,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 self._answered(message["status"])
-                message["headers"] = [*message["headers"], request_id_header, *COMMON_HEADERS]
+                message["headers"] = [*message["headers"], *own_headers, *COMMON_HEADERS]
             await send(message)
 
         if scope["method"] == "OPTIONS":

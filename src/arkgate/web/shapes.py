@@ -71,9 +71,10 @@ class OpenAiShape:
             return b"".join(self._completed(held_back, bill))
         if not self._wants_usage:
             return DONE
+        is_chat = self._dialect is Dialect.CHAT
         chunk: Json = {
-            "id": f"chatcmpl-{bill.request_id}",
-            "object": "chat.completion.chunk",
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{bill.request_id}",
+            "object": "chat.completion.chunk" if is_chat else "text_completion",
             "created": 0,
             "model": self._model,
             "choices": [],
