@@ -16,7 +16,7 @@ help:
 	@echo "make test-postgres  the gateway's and the web's tests with their books in PostgreSQL"
 	@echo "make storm      replicas on PostgreSQL and one process on SQLite while everything breaks: SECONDS=1800 SEED=7"
 	@echo "make mutants    small mistakes in the money's code that a test must see: MUTANTS='core sqlite'"
-	@echo "make bench      speed as ratios to a plain ASGI server, in one run; then the ledger alone"
+	@echo "make bench      speed as ratios to a plain ASGI server, in one run; streams; then the ledger alone"
 	@echo "make bench-ledger  the ledger alone: BENCH='--database URL' for another one than SQLite"
 	@echo "make proto      regenerate src/arkgate/_proto; make docs: the configuration reference; make lock: pin dependencies anew"
 
@@ -86,7 +86,8 @@ proto: $(VENV)/.dev
 	@tests/generate_proto.sh src/arkgate
 
 bench: $(VENV)/.dev
-	@$(VENV)/bin/python -m bench $(BENCH); missed=$$?; $(VENV)/bin/python -m bench.ledger && exit $$missed
+	@$(VENV)/bin/python -m bench $(BENCH); missed=$$?; $(VENV)/bin/python -m bench.streams || missed=1; \
+	$(VENV)/bin/python -m bench.ledger && exit $$missed
 
 bench-ledger: $(VENV)/.dev
 	@$(VENV)/bin/python -m bench.ledger $(BENCH)

@@ -590,7 +590,7 @@ def filled_in(text: str) -> str:
 
 def test_every_line_of_the_template_is_a_setting_with_its_default(tmp_path: Path) -> None:
     plain = settings.load(written(tmp_path, filled_in(TEMPLATE)))
-    further = re.compile(r"# Any other HTTP API.*?(?=\[cache\])", re.DOTALL)  # services and models beside
+    further = re.compile(r"# Any other HTTP API.*?(?=\[cache\])|\[fiat\].*?(?=\[limits\])", re.DOTALL)
     text = further.sub("", without("api_key_file")(filled_in(uncommented(TEMPLATE))))
     examples = {"public_url", "trusted_proxies", "tls_server_name", "network", "system_prompt", "max_tokens"}
     for name in examples:
@@ -652,6 +652,7 @@ def test_the_template_names_every_setting_that_operators_need() -> None:
         },
         "models": {"price_sats"},
         "cache": {"entry_bytes_max", "tools"},
+        "fiat": {"rate", "refresh_seconds"},
     }
     document: dict[str, Any] = tomllib.loads(uncommented(TEMPLATE))
     known: dict[str, set[str]] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from arkgate.backend.pool import Pool
+from arkgate.backend.rates import RateSource
 from arkgate.backend.upstream import Upstream
 from arkgate.core.catalog import Endpoint, Service, ServiceKind
 from arkgate.core.errors import StoreUnavailable
@@ -32,7 +33,7 @@ from arkgate.gateway.shelf import Shelf
 from arkgate.gateway.sweep import Sweep
 from arkgate.gateway.traffic import Traffic
 from arkgate.nodes import NODE_KINDS
-from arkgate.ports import ArkWallet, Backend, Cache, Clock, Duties, Ledger, PaymentNode, Statements
+from arkgate.ports import ArkWallet, Backend, Cache, Clock, Duties, Ledger, PaymentNode, Rates, Statements
 from arkgate.settings import NodeSettings, Settings
 from arkgate.settings_table import Address
 from arkgate.store import Store, open_store, shown
@@ -92,6 +93,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         await _refuse_renumbered(nodes, store)
         backends = await stack.enter_async_context(open_backends(settings))
         cache = await stack.enter_async_context(open_cache_of(settings))
+        rates = None if settings.offers.fiat is None else RateSource(settings.offers.fiat, clock)
         desk, addresses = _desks(settings, nodes, keyring, store)
         parts = _Parts(
             settings,
@@ -104,6 +106,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             addresses,
             backends,
             cache,
+            rates,
             metrics,
             calls,
         )
@@ -126,6 +129,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
                     (desk, addresses),
                     nodes,
                     backends,
+                    rates,
                     store.duties,
                     invoice_life_seconds=life,
                 ),
@@ -302,6 +306,7 @@ class _Parts:
     addresses: AddressDesk
     backends: Mapping[str, Pool]
     cache: Cache
+    rates: Rates | None
     metrics: Metrics
     calls: Calls
 
@@ -323,7 +328,7 @@ class _Parts:
         sessions = self._sessions()
         api = Api(
             priced=priced,
-            offers=OffersApi(settings.catalog, priced, sessions, admission, self.statements),
+            offers=OffersApi(settings.catalog, priced, sessions, admission, self.statements, self.rates),
             admission=admission,
             sessions=sessions,
             statements=self.statements,
@@ -418,6 +423,7 @@ def _work(
     desks: tuple[InvoiceDesk, AddressDesk],
     nodes: list[PaymentNode],
     backends: Mapping[str, Backend],
+    rates: Rates | None,
     duties: Duties,
     *,
     invoice_life_seconds: int,
@@ -438,6 +444,8 @@ def _work(
         **{f"watch {name}'s backends": backend.watch for name, backend in backends.items()},
         "watch desk": desk.watch,
     }
+    if rates is not None:
+        work["watch rates"] = rates.watch
     if addresses.has_wallets:
         work["watch addresses"] = addresses.watch
     for node in nodes:

@@ -30,7 +30,7 @@ from arkgate.core.ledger import (
     Totals,
 )
 from arkgate.core.money import Msat
-from arkgate.core.pricing import Quote, Used
+from arkgate.core.pricing import FiatRate, Quote, Used
 from arkgate.core.reports import AccountTotal, JournalEntry, Liabilities, Table
 
 
@@ -757,6 +757,18 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Gives back connections; the backend is not used afterwards."""
+        ...
+
+
+class Rates(Protocol):
+    """What a bitcoin is worth in the operator's currency, for showing only."""
+
+    def current(self) -> FiatRate | None:
+        """The newest rate; None while none is known that is young enough to be shown."""
+        ...
+
+    async def watch(self) -> None:
+        """Background work: keeps the rate young, for ever."""
         ...
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from arkgate.backend.rates import RateSettings
 from arkgate.backend.upstream import BackendSettings
 from arkgate.core.catalog import Catalog, Endpoint, Model, Service, ServiceKind
 from arkgate.core.money import Msat, sats
@@ -57,6 +58,8 @@ class Offers:
     """By the names of the services."""
     cache: CacheSettings
     fetch: FetchTerms
+    fiat: RateSettings | None
+    """In what prices are shown beside sats."""
     hold_margin_seconds: float
     """How much longer than the backends' total timeout a hold lives."""
     openai_bytes_max: int
@@ -100,14 +103,14 @@ class OffersReader:
         services = self._services(label, tables)
         openai_bytes_max = int(backend.number("request_bytes_max", 8 * 1024 * 1024, 1024, REQUEST_BYTES_MAX))
         margin = backend.number("hold_margin_seconds", 60, 5, 3600)
-        cache = self._cache()
+        cache, fiat = self._cache(), self._fiat()
         backend.refuse_unknown()
         done_by = {service.name: self._done_by(service, wanted, backends) for service, wanted, _ in services}
         if not backends or not all(done_by.values()):
             return None
         http = {service.name: terms for service, _, terms in services if terms is not None}
         catalog = self._catalog([service for service, _, _ in services])
-        return Offers(catalog, done_by, ai_chat, http, cache, fetch, margin, openai_bytes_max)
+        return Offers(catalog, done_by, ai_chat, http, cache, fetch, fiat, margin, openai_bytes_max)
 
     # Backends.
 
@@ -325,7 +328,24 @@ class OffersReader:
             self._problems.append(f"[[services]]: {error}.")
             return Catalog(tuple(services[:1]))
 
-    # The cache.
+    # What is shown and kept.
+
+    def _fiat(self) -> RateSettings | None:
+        table = self._document.table("fiat")
+        currency = table.text("currency", "").upper()
+        fixed = table.number("rate", 0, 0.0, 1e15)
+        url = table.optional_service("rate_url")
+        field = tuple(part for part in table.text("rate_field", "").split(".") if part)
+        refresh = table.number("refresh_seconds", 300, 10, 86_400)
+        table.refuse_unknown()
+        if not table.given:
+            return None
+        if not re.fullmatch(r"[A-Z]{3}", currency) or bool(fixed) == bool(url) or (url and not field):
+            self._problems.append(
+                '[fiat] needs a currency like "EUR" and a bitcoin in it: rate, or rate_url and rate_field.'
+            )
+            return None
+        return RateSettings(currency, fixed or None, url or None, field, refresh)
 
     def _cache(self) -> CacheSettings:
         table = self._document.table("cache")

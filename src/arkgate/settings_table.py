@@ -230,6 +230,15 @@ class Table:
             self._wrong(name, "must be a URL, like https://api.example.com")
         return text
 
+    def optional_service(self, name: str) -> str:
+        """A URL that is asked, which may have a query; empty where there is none."""
+        self._note(name, "a URL", "")
+        text = self.text(name, "")
+        if text and not _is_url(text.partition("?")[0]):
+            self._wrong(name, "must be a URL, like https://api.example.com/price")
+            return ""
+        return text
+
     def empty(self, where: str) -> "Table":
         """A table that is not there, so that its defaults count."""
         return Table(where, {}, self._notes, self._base)

@@ -1,4 +1,4 @@
-"""A purchase is made once: its answer comes again, after a restart and from another replica, on all routes."""
+"""A purchase is made once: its answer comes again, after a restart and from another replica, on any route."""
 
 import asyncio
 from collections.abc import Mapping

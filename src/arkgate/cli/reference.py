@@ -25,6 +25,7 @@ TABLES: Mapping[str, str] = {
     "[cache]": "Answers to [repeated questions](api.md#repeated-questions).",
     "[l402]": "What an unpaid call is offered.",
     "[sessions]": "What a funding request may ask for.",
+    "[fiat]": "Another currency that prices are shown in. Nothing is ever charged by it.",
     "[limits]": (
         "How many unpaid challenges and sessions are made (a payer with a funded account has limits of its "
         "own), and how many calls. Each process counts for itself."
@@ -149,6 +150,13 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "balance_expiry": (
             "When an unused balance is lost; payers are told before they pay. This version knows `never`."
         ),
+    },
+    "[fiat]": {
+        "currency": "Its three letters.",
+        "rate": "What a bitcoin is worth, fixed.",
+        "rate_url": "Or where that is asked for: an address that answers with JSON.",
+        "rate_field": "Where the number stands in the answer, as in `bitcoin.eur` or `data.0.price`.",
+        "refresh_seconds": "How often it is asked for. What is twelve times as old is not shown any more.",
     },
     "[limits]": {
         "challenges_per_minute_and_client": "Challenges of one address.",

@@ -120,6 +120,11 @@ calls_per_day = 5                    # a UTC day and account; 0 for any number
 # maximum_sats = 1000000
 # invoice_expiry_seconds = 86400
 
+# [fiat]                             # shown beside sats, never charged by
+# currency = "EUR"
+# rate_url = "https://rates.example.com/bitcoin.json"   # or rate = 60000
+# rate_field = "bitcoin.eur"
+
 # [limits]
 # challenges_per_minute_and_client = 60
 # challenges_per_minute = 1200

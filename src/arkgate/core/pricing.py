@@ -1,5 +1,6 @@
 """What a request costs, at most and in the end; what an invoice must ask for and a challenge offers."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -71,6 +72,26 @@ class Tariff:
             + used.answer_bytes * self.kilobyte * TOKENS_PRICED_TOGETHER * 1000
         )
         return Msat(self.call + parts // common)
+
+
+MSAT_A_BITCOIN = 100_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FiatRate:
+    """What a bitcoin is worth elsewhere: shown beside prices, and never charged by."""
+
+    currency: str
+    """Three letters, such as EUR."""
+    per_bitcoin: float
+    at_ms: int
+    """When it was learned, Unix milliseconds."""
+
+    def of(self, amount: Msat) -> str:
+        """An amount in that currency, to three digits and at least to the cent."""
+        value = amount / MSAT_A_BITCOIN * self.per_bitcoin
+        digits = 2 if value >= 1 or value == 0 else max(2, 2 - math.floor(math.log10(value)))
+        return f"{value:.{min(digits, 12)}f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from starlette.routing import Route
 
 from arkgate.core.catalog import Catalog, Endpoint, Model, Service
 from arkgate.core.errors import InvalidRequest, NotFound, Refusal
-from arkgate.core.money import whole_sats
-from arkgate.core.pricing import Tariff
+from arkgate.core.money import Msat, whole_sats
+from arkgate.core.pricing import FiatRate, Tariff
 from arkgate.gateway.admit import Admission
 from arkgate.gateway.sessions import Sessions
-from arkgate.ports import Statements
+from arkgate.ports import Rates, Statements
 from arkgate.web.guard import read_body
 from arkgate.web.priced import Priced
 from arkgate.web.requests import arrival_of, presented_in
@@ -30,12 +30,15 @@ class OffersApi:
         sessions: Sessions,
         admission: Admission,
         statements: Statements,
+        rates: Rates | None = None,
     ) -> None:
+        """`rates` are what prices are shown in beside sats."""
         self._catalog = catalog
         self._priced = priced
         self._sessions = sessions
         self._admission = admission
         self._statements = statements
+        self._rates = rates
 
     def routes(self) -> list[Route]:
         """The routes; those of the models only where models are sold."""
@@ -52,8 +55,11 @@ class OffersApi:
 
     async def catalog(self, request: Request) -> Response:
         """`GET /v1/catalog`: every priced endpoint."""
+        rate = self._rate()
         endpoints = [
-            _endpoint(service, endpoint) for service in self._catalog for endpoint in service.endpoints
+            _endpoint(service, endpoint) | _in_fiat(rate, cost_fiat=service.price)
+            for service in self._catalog
+            for endpoint in service.endpoints
         ]
         chat = self._catalog.chat
         body = {
@@ -67,6 +73,7 @@ class OffersApi:
                 "balance_expires": self._catalog.balance_expiry.value,
             },
             "quote": "POST /v1/quote?path=<endpoint>",
+            **({} if rate is None else {"fiat": _rate(rate)}),
             "auth": "Authorization: Bearer ak_… or Authorization: L402 <macaroon>:<preimage>",
         }
         return json_response(body)
@@ -127,7 +134,11 @@ class OffersApi:
             "pricing": _tariff(order.tariff),
             "calls_per_day": service.calls_per_day,
         }
+        answer |= _in_fiat(self._rate(), hold_fiat=order.hold, expected_fiat=order.expected)
         return json_response({**answer, **await self._for_account(request, service)})
+
+    def _rate(self) -> FiatRate | None:
+        return None if self._rates is None else self._rates.current()
 
     async def _for_account(self, request: Request, service: Service) -> Mapping[str, object]:
         """What it means for the account of whoever asks with a credential."""
@@ -153,6 +164,17 @@ class OffersApi:
         if not path.startswith("/"):
             raise InvalidRequest("path names an endpoint, like ?path=/v1/chat/completions.")
         raise NotFound(f"Nothing is sold at {path[:200]}. GET /v1/catalog lists what is on offer.")
+
+
+def _rate(rate: FiatRate) -> dict[str, object]:
+    return {"currency": rate.currency, "per_bitcoin": rate.per_bitcoin, "at": timestamp(rate.at_ms)}
+
+
+def _in_fiat(rate: FiatRate | None, **amounts: Msat) -> dict[str, object]:
+    """Amounts in the operator's currency; nothing without a rate."""
+    if rate is None:
+        return {}
+    return {name: {"amount": rate.of(amount), "currency": rate.currency} for name, amount in amounts.items()}
 
 
 def _endpoint(service: Service, endpoint: Endpoint) -> dict[str, object]:
