@@ -709,6 +709,10 @@ class Incoming(Protocol):
         """The last events of a stream."""
         ...
 
+    def check(self) -> None:
+        """Raises what the answer has failed with meanwhile, for whoever waits before reading on."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from arkgate.backend.rates import RateSettings
@@ -108,6 +108,8 @@ class OffersReader:
         done_by = {service.name: self._done_by(service, wanted, backends) for service, wanted, _ in services}
         if not backends or not all(done_by.values()):
             return None
+        longest = max(one.total_timeout_seconds for many in done_by.values() for one in many)
+        fetch = replace(fetch, total_seconds=longest)
         http = {service.name: terms for service, _, terms in services if terms is not None}
         catalog = self._catalog([service for service, _, _ in services])
         return Offers(catalog, done_by, ai_chat, http, cache, fetch, fiat, margin, openai_bytes_max)

@@ -32,6 +32,10 @@ class Whole:
         self._names = names
         self._answer_bytes_max = answer_bytes_max
 
+    def check(self) -> None:
+        """See `ports.Incoming`."""
+        _check(self._exchange)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with map_transport_errors():
             body = await read_all(self._exchange, self._answer_bytes_max)
@@ -68,6 +72,10 @@ class Stream:
         """See `ports.Incoming`."""
         return self._names.mapped(self._meter.held_back)
 
+    def check(self) -> None:
+        """See `ports.Incoming`."""
+        _check(self._exchange)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         meter, exchange, names = self._meter, self._exchange, self._names
         with map_transport_errors():
@@ -78,6 +86,12 @@ class Stream:
                 if meter.ended:
                     return
         meter.finish()
+
+
+def _check(exchange: Exchange) -> None:
+    if exchange.failure is not None:
+        with map_transport_errors():
+            raise exchange.failure
 
 
 async def read_all(exchange: Exchange, bytes_max: int) -> bytes:

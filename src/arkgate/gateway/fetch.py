@@ -6,6 +6,7 @@ nobody reads it any more and the time to learn its usage is over.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,13 +14,17 @@ from typing import Self
 
 import structlog
 
-from arkgate.core.errors import InternalError, Refusal
+from arkgate.core.errors import InternalError, Refusal, UpstreamTimeout
 from arkgate.gateway.order import Head
-from arkgate.ports import Backend, Outgoing, Usage
+from arkgate.ports import Backend, Dialect, Incoming, Outgoing, Usage
 
 log = structlog.get_logger()
 AHEAD_BYTES_MAX = 256 * 1024
 """How far the backend may be ahead of the fastest reader."""
+LOOK_SECONDS = 1.0
+"""How often a fetch that waits looks whether its time is over."""
+KEPT_BYTES = 1024 * 1024
+"""How much of a RAW answer is kept for whoever asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class FetchTerms:
     """How often a reader hears something before the first token."""
     drain_seconds: float = 30.0
     """How long the rest of a stream that nobody reads is taken, to learn what it used."""
+    total_seconds: float = 120.0
+    """How long an answer may take in all, its reader's time included; a hold outlives it."""
 
 
 class Bell:
@@ -69,6 +76,8 @@ class Bell:
             async with asyncio.timeout(seconds):
                 await waiter
         except TimeoutError:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
             return False
         return True
 
@@ -87,7 +96,11 @@ class Fetch:
         self.held_back = b""
         self.failure: Refusal | None = None
         self.is_complete = False
+        self.was_held_up = False
+        """Whether it ran out of its time because it had to wait for its readers."""
         self.milliseconds = 0
+        self.forgotten = 0
+        """How many of the first parts are not kept any more."""
         self._backend = backend
         self._call_id = call_id
         self.terms = terms
@@ -101,6 +114,8 @@ class Fetch:
         self._task: asyncio.Task[None] | None = None
         self._drain: asyncio.TimerHandle | None = None
         self._heard: Callable[[], None] | None = None
+        self._waited = False
+        self._started = 0.0
         self._is_done = False
 
     @property
@@ -134,7 +149,7 @@ class Fetch:
 
     async def run(self) -> None:
         """Asks the backend and takes the answer; never raises but when it is cancelled."""
-        started = self._loop.time()
+        self._started = self._loop.time()
         try:
             async with self._backend.forward(self.outgoing, call_id=self._call_id) as incoming:
                 self.is_stream = incoming.is_stream
@@ -148,12 +163,13 @@ class Fetch:
                     if incoming.is_stream:
                         self.came.ring()
                         if self._is_far_ahead():
-                            await self._wait_for_readers()
+                            await self._wait_for_readers(incoming)
                 self.begun, self.usage = incoming.begun, incoming.usage
                 self.held_back = incoming.held_back
                 self.is_complete = True
         except Refusal as refusal:
             self.failure = refusal
+            self.was_held_up = self._waited and isinstance(refusal, UpstreamTimeout)
         except asyncio.CancelledError:
             self.failure = self.failure or InternalError("The gateway gave the call up; nothing was charged.")
             raise
@@ -162,7 +178,7 @@ class Fetch:
             self.failure = InternalError("The gateway failed; nothing was charged.")
             self.failure.__cause__ = error
         finally:
-            self.milliseconds = int((self._loop.time() - started) * 1000)
+            self.milliseconds = int((self._loop.time() - self._started) * 1000)
             self._is_done = True
             if self._drain is not None:
                 self._drain.cancel()
@@ -176,6 +192,9 @@ class Fetch:
 
     def follow(self) -> "Follower":
         """A further call that waits for this answer; a context manager, because the last one ends it."""
+        if self._drain is not None:  # somebody reads again
+            self._drain.cancel()
+            self._drain = None
         follower = Follower(self)
         self._followers.add(follower)
         return follower
@@ -191,9 +210,13 @@ class Fetch:
 
     # What followers tell.
 
-    def moved(self) -> None:
-        """A reader has read on, or one has left."""
-        self._moved.ring()
+    def read_to(self, number: int) -> None:
+        """A reader has read on, to that part. Of a large RAW answer, which nobody keeps, that much goes."""
+        if self.outgoing.dialect is Dialect.RAW and self.size > KEPT_BYTES and len(self._followers) == 1:
+            del self.parts[: number - self.forgotten]
+            self.forgotten = number
+        if self._waited:
+            self._moved.ring()
 
     def left(self) -> None:
         """A reader has left. When it was the last one, the rest is taken for a bounded time only."""
@@ -216,9 +239,14 @@ class Fetch:
         positions = [one.position_bytes for one in self._followers if one.is_reading]
         return bool(positions) and self.size - max(positions) > AHEAD_BYTES_MAX
 
-    async def _wait_for_readers(self) -> None:
+    async def _wait_for_readers(self, incoming: Incoming) -> None:
+        """Its own time runs on: a reader who is slow on purpose must not outlast the hold."""
+        self._waited = True
         while self._is_far_ahead():
-            await self._moved.wait()
+            if not await self._moved.wait(LOOK_SECONDS):
+                incoming.check()
+            if self._loop.time() - self._started > self.terms.total_seconds:
+                raise UpstreamTimeout("The answer was read too slowly to be given in time.")
 
 
 class Follower:
@@ -269,15 +297,15 @@ class Follower:
         fetch, number = self.fetch, 0
         self.is_reading = True
         while not self.has_left:
-            if number < len(fetch.parts):
-                parts = fetch.parts[number:]
+            if number < fetch.forgotten + len(fetch.parts):
+                parts = fetch.parts[number - fetch.forgotten :]
                 number += len(parts)
                 piece = parts[0] if len(parts) == 1 else b"".join(parts)
                 self.was_given = self.was_given or fetch.begun
                 yield piece
                 self.position_bytes += len(piece)
-                if fetch.size - self.position_bytes < AHEAD_BYTES_MAX < fetch.size:
-                    fetch.moved()
+                if fetch.size > AHEAD_BYTES_MAX:
+                    fetch.read_to(number)
             elif self._closing is not None:
                 if self._closing:
                     yield self._closing

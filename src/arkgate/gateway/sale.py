@@ -161,7 +161,9 @@ class Sale:
             if fetch.failure is None and (fetch.is_stream or fetch.head is None):
                 self._hand_over(follower)
         await follower.resolved()
-        if fetch.failure is not None and not (follower.has_left and follower.was_given):
+        # Who left, or read so slowly that the backend's time ran out, has had what it was given.
+        is_readers_doing = follower.was_given and (follower.has_left or fetch.was_held_up)
+        if fetch.failure is not None and not is_readers_doing:
             raise fetch.failure
         if follower.has_left and not follower.was_given:
             raise Refusal("The reader left before the answer began; nothing was charged.", code="reader_left")
@@ -218,9 +220,10 @@ class Sale:
         except Refusal as refusal:
             self._close_failed(follower, refusal)
             raise
-        if fetch.is_stream:
-            bill = replace(bill, balance=resolved.balance)
-            follower.close(order.shape.closing(fetch.held_back, bill), broken=not fetch.is_complete)
+        if fetch.is_complete and fetch.is_stream:
+            follower.close(order.shape.closing(fetch.held_back, replace(bill, balance=resolved.balance)))
+        elif fetch.failure is not None:
+            self._close_failed(follower, fetch.failure)
         return Reply(
             head,
             body or b"",
@@ -244,7 +247,7 @@ class Sale:
         fetch, shape = self._fetch, self._order.shape
         if not fetch.is_stream:
             return shape.whole(fetch.body, bill)
-        if not fetch.is_complete:
+        if not fetch.is_complete or fetch.forgotten:
             return None
         return b"".join([*fetch.parts, shape.closing(fetch.held_back, bill)])
 

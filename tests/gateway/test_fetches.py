@@ -1,0 +1,119 @@
+"""Fetches that several follow, and readers who are slow on purpose."""
+
+import asyncio
+from pathlib import Path
+
+from tests.backend.backend_server import Peer, serving
+from tests.gateway.test_streams import CHAT, at_rest, question, reading, spent, until
+from tests.stage import eventually, run, staged
+from tests.web.test_hostile_clients import _stalled
+
+from arkgate.web.protocol import ProtocolLimits
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n"
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "word"}, "finish_reason": null}]}\n\n'
+LAST = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def extra(url: str, more: str = "", cache: str = "ttl_seconds = 0") -> dict[str, str]:
+    backend = f'url = "{url}"\nmodel = "m"\nidle_timeout_seconds = 5\n{more}'
+    return {"[[services]]": "calls_per_day = 0", "[backend]": backend, "[cache]": cache}
+
+
+def test_who_reads_so_slowly_that_the_time_runs_out_pays_for_what_came(tmp_path: Path) -> None:
+    """Or a long stream could be had for nothing by reading it slowly and being refunded for the timeout."""
+
+    async def large(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for _ in range(60):
+            await peer.send(chunk(EVENT * 700))
+        await peer.send(chunk(LAST) + b"0\r\n\r\n")
+
+    async def main() -> None:
+        limits = ProtocolLimits(write_timeout_seconds=30)
+        async with serving(large) as server:
+            settings = extra(server.url, "total_timeout_seconds = 2")
+            async with staged(tmp_path, extra=settings, limits=limits) as stage:
+                token = await stage.fund_token()
+                client = await _stalled(
+                    stage, CHAT, token, b'{"messages":[{"role":"user","content":"x"}],"stream":true}'
+                )
+                await asyncio.sleep(0.2)
+                assert (await stage.balance(token))["held_sats"] == 50
+                await at_rest(stage, token)
+                client.close()
+
+                assert await spent(stage, token) == 50
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_who_joins_while_the_rest_is_taken_gets_all_of_it(tmp_path: Path) -> None:
+    async def slow(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for _ in range(12):
+            await peer.send(chunk(EVENT))
+            await asyncio.sleep(0.1)
+        await peer.send(chunk(LAST) + b"0\r\n\r\n")
+
+    async def main() -> None:
+        async with serving(slow) as server:
+            settings = extra(server.url, "drain_seconds = 0.5", "ttl_seconds = 60")
+            async with staged(tmp_path, extra=settings) as stage:
+                one, other = await stage.fund_token(), await stage.fund_token()
+                asked = question(temperature=0)
+                async with reading(stage, one, asked) as answer:
+                    await until(answer, "word")
+                await asyncio.sleep(0.2)
+                whole = await stage.http.post(CHAT, json=asked, headers=other)
+                await at_rest(stage, one)
+
+                assert whole.text.endswith("data: [DONE]\n\n")
+                assert whole.text.count("word") == 12
+                assert len(server.requests) == 1
+                assert (await spent(stage, one), await spent(stage, other)) == (50, 50)
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_a_large_download_is_not_kept_in_memory(tmp_path: Path) -> None:
+    size, piece = 64 * 1024 * 1024, b"x" * 65536
+
+    async def large(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // len(piece)):
+            await peer.send(piece)
+
+    async def main() -> None:
+        from tests.gateway.test_hostile_backend import resident_bytes  # noqa: PLC0415
+        from tests.web.test_services import service  # noqa: PLC0415
+
+        async with serving(large) as server:
+            settings = service(server.port, price_sats=1)
+            settings["[[backends]]"] += "\nstream_bytes_max = 100000000"
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token(100)
+                before, most, read = resident_bytes(), 0, 0
+                async with stage.http.stream("GET", "/weather/large", headers=token) as answer:
+                    async for data in answer.aiter_raw():
+                        read += len(data)
+                        most = max(most, resident_bytes())
+
+                assert read == size
+                assert most - before < 16 * 1024 * 1024
+
+                async def charged() -> bool:
+                    return bool((await stage.balance(token))["balance_sats"] == 99)
+
+                await eventually(charged)
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
