@@ -30,6 +30,7 @@ from arkgate.ports import Clock, Statements
 from arkgate.web.client import ClientAddress
 from arkgate.web.funding import payable_body
 from arkgate.web.offers import OffersApi
+from arkgate.web.openapi import described
 from arkgate.web.priced import Priced
 from arkgate.web.replies import whole_response
 from arkgate.web.requests import amount_in, arrival_of, presented_in, read, tokens_in, whole_number
@@ -88,6 +89,7 @@ class Api:
             Route("/v1/tokens", self.token, methods=["POST"]),
             Route("/v1/usage", self.usage, methods=["GET"]),
             Route("/v1/calls/{request_id}", self.call, methods=["GET"]),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/health/live", self.health, methods=["GET"]),
             Route("/health/ready", self.ready, methods=["GET"]),
@@ -223,6 +225,10 @@ class Api:
         if account is None:
             raise NotFound("This credential's account does not exist here.")
         return account
+
+    async def openapi(self, request: Request) -> Response:
+        """`GET /openapi.json`: what is sold, for programs that read OpenAPI."""
+        return json_response(described(self._catalog, self._public_url))
 
     async def health(self, request: Request) -> Response:
         """`GET /health` and `/health/live`: the process answers."""

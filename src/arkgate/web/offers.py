@@ -131,7 +131,7 @@ class OffersApi:
             "hold_msat": order.hold,
             "expected_sats": whole_sats(order.expected, asked_for=True),
             "expected_msat": order.expected,
-            "pricing": _tariff(order.tariff),
+            "pricing": tariff_told(order.tariff),
             "calls_per_day": service.calls_per_day,
         }
         answer |= _in_fiat(self._rate(), hold_fiat=order.hold, expected_fiat=order.expected)
@@ -183,14 +183,14 @@ def _endpoint(service: Service, endpoint: Endpoint) -> dict[str, object]:
         "method": endpoint.methods[0],
         "methods": list(endpoint.methods),
         "cost_sats": whole_sats(service.price, asked_for=True),
-        "pricing": _tariff(service.tariff),
+        "pricing": tariff_told(service.tariff),
         "calls_per_day": service.calls_per_day,
         "description": endpoint.description,
         "service": service.name,
     }
 
 
-def _tariff(tariff: Tariff) -> dict[str, object]:
+def tariff_told(tariff: Tariff) -> dict[str, object]:
     """A price list: in sats, with what each part is for in its name."""
     parts = {
         "call_sats": tariff.call,
@@ -206,7 +206,7 @@ def _tariff(tariff: Tariff) -> dict[str, object]:
 def _priced_model(model: Model) -> dict[str, object]:
     return {
         "id": model.name,
-        "pricing": _tariff(model.tariff),
+        "pricing": tariff_told(model.tariff),
         "max_tokens": model.max_tokens,
         "context_length": model.context_tokens,
     }
