@@ -59,7 +59,7 @@ def described(catalog: Catalog, public_url: str) -> Json:
         "info": {
             "title": "arkgate",
             "version": VERSION,
-            "description": "Calls sold for sats: ask, pay the invoice of the 402, and ask again; or use a token.",
+            "description": "Calls sold for sats: ask, pay the invoice of the 402, ask again; or use a token.",
         },
         "servers": [{"url": public_url}],
         "security": [{"token": []}, {"l402": []}],
