@@ -72,6 +72,7 @@ def test_what_the_demo_prints_works_as_printed(
             assert funded["payment_hash"] == session["funding"]["payment_hash"]
             assert spent["balance_remaining"] == 450
             assert (balance["balance_sats"], balance["status"]) == (450, "active")
+            assert "data: [DONE]" in done.output.splitlines()
             findings = [line for line in done.output.splitlines() if line.startswith(("ok", "FAIL"))]
             assert len(findings) == 9
             assert all(line.startswith("ok") for line in findings)
@@ -98,8 +99,8 @@ def test_the_next_start_goes_on_with_the_same_tokens(tmp_path: Path) -> None:
             balance = (await http.get("/v1/balance", headers=header)).json()
             answer = await http.post("/api/ai-chat", json={"prompt": "And now?"}, headers=header)
 
-            assert balance["balance_sats"] == 450
-            assert answer.json()["balance_remaining"] == 400
+            assert balance["balance_sats"] == 400
+            assert answer.json()["balance_remaining"] == 350
             assert (tmp_path / ".arkgate" / "arkgate.toml").exists()
 
     run(story())

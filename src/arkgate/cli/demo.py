@@ -182,7 +182,11 @@ token=$(echo "$session" | field token)
 curl -s $url/api/ai-chat -H "Authorization: Bearer $token" -H "$json" -d "$ask"; echo
 curl -s $url/v1/balance -H "Authorization: Bearer $token"; echo
 
-# 5. Check the books.
+# 5. The same token in OpenAI's API, streamed. OpenAI's SDKs: base_url {url}/v1, the token as api_key.
+hello='{{"messages":[{{"role":"user","content":"Hello"}}],"stream":true}}'
+curl -sN $url/v1/chat/completions -H "Authorization: Bearer $token" -H "$json" -d "$hello"
+
+# 6. Check the books.
 arkgate ledger verify --config {_quoted(directory / settings.DEFAULT_FILE)}
 
 Ctrl-C stops everything; the state stays in {_shown(directory)}."""
