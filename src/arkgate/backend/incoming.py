@@ -107,10 +107,12 @@ async def read_all(exchange: Exchange, bytes_max: int) -> bytes:
 
 def is_to_be_streamed(exchange: Exchange, outgoing: Outgoing) -> bool:
     """Whether an answer leaves as it comes: events, and RAW answers that are large or of unknown size."""
+    if not outgoing.stream and outgoing.dialect is not Dialect.RAW:
+        return False
     headers = {name.lower(): value for name, value in exchange.headers}
     media_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
     if outgoing.dialect is not Dialect.RAW:
-        return outgoing.stream and media_type == b"text/event-stream"
+        return media_type == b"text/event-stream"
     if media_type == b"text/event-stream":
         return True
     length = headers.get(b"content-length")

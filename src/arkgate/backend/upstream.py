@@ -1,12 +1,12 @@
 """One server of the backend: any that speaks OpenAI's API, or any HTTP API."""
 
 import asyncio
-import contextlib
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import httpx
 import orjson
@@ -161,25 +161,33 @@ class Upstream:
             if self._breaker.is_open:
                 await self.health()
 
-    @contextlib.asynccontextmanager
-    async def forward(self, outgoing: Outgoing, *, call_id: str) -> AsyncIterator[Incoming]:
+    def forward(self, outgoing: Outgoing, *, call_id: str) -> "_Forwarding":
         """Sends a request; see `ports.Backend`.
 
         Calls over the bound wait for a turn in a queue of bounded length and time, then raise Overloaded.
         """
         if not (call_id.isascii() and call_id.isprintable()):
             raise ValueError("a call's id has only printable ASCII characters")
+        return _Forwarding(self, outgoing, call_id)
+
+    async def begin(self, outgoing: Outgoing, call_id: str) -> tuple[Exchange, Incoming]:
+        """Takes a turn, sends, and reads the head; the turn is given back here only where that fails."""
         names = ModelNames(outgoing.model, self._own_name(outgoing.model))
         request = self._request(outgoing, names, call_id)
         await self._take_turn()
+        exchange: Exchange | None = None
         try:
             exchange = await self._exchange(request)
-            try:
-                yield await self._incoming(exchange, outgoing, names)
-            finally:
-                exchange.abandon()
-        finally:
-            self._give_turn_back()
+            return exchange, await self._incoming(exchange, outgoing, names)
+        except BaseException:  # cancelled or failed: nobody else can give them back
+            self.end(exchange)
+            raise
+
+    def end(self, exchange: Exchange | None) -> None:
+        """Gives back what `begin` took."""
+        if exchange is not None:
+            exchange.abandon()
+        self._give_turn_back()
 
     def count(self, outgoing: Outgoing, answer: bytes) -> Used:
         """See `ports.Backend`."""
@@ -298,6 +306,27 @@ class Upstream:
             raise
         self._breaker.succeeded()
         return exchange
+
+
+class _Forwarding:
+    """One request's block. A class, because a generator's costs 4 us on each call."""
+
+    __slots__ = ("_call_id", "_exchange", "_outgoing", "_upstream")
+
+    def __init__(self, upstream: Upstream, outgoing: Outgoing, call_id: str) -> None:
+        self._upstream = upstream
+        self._outgoing = outgoing
+        self._call_id = call_id
+        self._exchange: Exchange | None = None
+
+    async def __aenter__(self) -> Incoming:
+        self._exchange, incoming = await self._upstream.begin(self._outgoing, self._call_id)
+        return incoming
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._upstream.end(self._exchange)
 
 
 def _fixed_headers(url: httpx.URL, settings: BackendSettings) -> list[tuple[bytes, bytes]]:

@@ -153,7 +153,9 @@ class Fetch:
         try:
             async with self._backend.forward(self.outgoing, call_id=self._call_id) as incoming:
                 self.is_stream = incoming.is_stream
-                self.head = Head(incoming.status, _content_type(incoming.headers), tuple(incoming.headers))
+                is_raw = self.outgoing.dialect is Dialect.RAW
+                headers = tuple(incoming.headers) if is_raw else ()  # nothing else of a known API's goes on
+                self.head = Head(incoming.status, _content_type(incoming.headers), headers)
                 if incoming.is_stream:
                     self.turned.ring()
                 async for piece in incoming:

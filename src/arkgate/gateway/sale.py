@@ -239,6 +239,8 @@ class Sale:
         """The answer's head with what of it may go on."""
         head = self._fetch.head or Head(200, "text/event-stream")
         names = self._order.response_headers
+        if not names:
+            return head if not head.headers else Head(head.status, head.content_type)
         passed = tuple((name, value) for name, value in head.headers if name.lower() in names)
         return Head(head.status, head.content_type, passed)
 

@@ -1,11 +1,10 @@
 """How many calls are made at once and how fast, by an account, by an address, and by all."""
 
-import contextlib
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from arkgate.core.errors import Overloaded, RateLimited
 from arkgate.core.ledger import CallLimits
@@ -34,31 +33,34 @@ class Traffic:
         self._terms = terms
         self._clock = clock
         self._count = 0
-        self._by_account: Counter[str] = Counter()
-        self._by_client: Counter[str] = Counter()
+        self._by_account: dict[str, int] = {}
+        self._by_client: dict[str, int] = {}
+        self._per_minute = round(terms.account.count * 60 / terms.account.seconds)
         self._accounts = Buckets(terms.account)
         self._clients = Buckets(terms.client)
 
-    @contextlib.contextmanager
-    def call(self, account_id: str, client: str) -> Iterator[CallLimits]:
+    def call(self, account_id: str, client: str) -> "_Call":
         """One call from its beginning to its end. Raises Overloaded or RateLimited, uncounted."""
-        limits = self._enter(account_id, client)
-        try:
-            yield limits
-        finally:
-            self._count -= 1
-            for counter, name in ((self._by_account, account_id), (self._by_client, client)):
-                counter[name] -= 1
-                if counter[name] <= 0:
-                    del counter[name]
+        return _Call(self, account_id, client)
 
-    def _enter(self, account_id: str, client: str) -> CallLimits:
+    def leave(self, account_id: str, client: str) -> None:
+        """A call has ended."""
+        self._count -= 1
+        for counter, name in ((self._by_account, account_id), (self._by_client, client)):
+            left = counter[name] - 1
+            if left > 0:
+                counter[name] = left
+            else:
+                del counter[name]
+
+    def enter(self, account_id: str, client: str) -> CallLimits:
+        """Counts a call in; see `call`."""
         terms, now = self._terms, self._clock()
         if self._count >= terms.at_once:
             raise Overloaded(
                 "As many calls are under way as this gateway allows; try again.", retry_after_seconds=1
             )
-        by_account, by_client = self._by_account[account_id], self._by_client[client]
+        by_account, by_client = self._by_account.get(account_id, 0), self._by_client.get(client, 0)
         if by_account >= terms.at_once_account or by_client >= terms.at_once_client:
             who = "This account has" if by_account >= terms.at_once_account else "Your address has"
             raise RateLimited(
@@ -79,7 +81,7 @@ class Traffic:
         self._by_account[account_id] = by_account + 1
         self._by_client[client] = by_client + 1
         return CallLimits(
-            per_minute=round(terms.account.count * 60 / terms.account.seconds),
+            per_minute=self._per_minute,
             left=int(account.level),
             full_in_seconds=(terms.account.count - account.level)
             * terms.account.seconds
@@ -87,3 +89,22 @@ class Traffic:
             at_once=terms.at_once_account,
             at_once_left=terms.at_once_account - by_account - 1,
         )
+
+
+class _Call:
+    """One call's block. A class, because it is on the paid path."""
+
+    __slots__ = ("_account_id", "_client", "_traffic")
+
+    def __init__(self, traffic: Traffic, account_id: str, client: str) -> None:
+        self._traffic = traffic
+        self._account_id = account_id
+        self._client = client
+
+    def __enter__(self) -> CallLimits:
+        return self._traffic.enter(self._account_id, self._client)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._traffic.leave(self._account_id, self._client)
