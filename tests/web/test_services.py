@@ -129,6 +129,20 @@ def test_the_apis_own_refusals_go_on_as_they_are_and_cost_nothing(tmp_path: Path
     play(tmp_path, answering(b'{"why": "no"}', status=status), story)
 
 
+def test_a_refusal_of_unknown_length_goes_on_whole_and_costs_nothing(tmp_path: Path) -> None:
+    body = b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"
+
+    async def story(stage: Stage, server: BackendServer) -> None:
+        token = await stage.fund_token(100)
+        answer = await asyncio.wait_for(stage.http.get("/weather/nowhere", headers=token), 5)
+
+        assert (answer.status_code, answer.content) == (404, b"no")
+        assert answer.headers["x-cost-sats"] == "0"
+        assert (await stage.balance(token))["available_sats"] == 100
+
+    play(tmp_path, always(body), story)
+
+
 OPERATORS = (
     "401 Unauthorized",
     "403 Forbidden",

@@ -106,18 +106,22 @@ async def read_all(exchange: Exchange, bytes_max: int) -> bytes:
 
 
 def is_to_be_streamed(exchange: Exchange, outgoing: Outgoing) -> bool:
-    """Whether an answer leaves as it comes: events, and RAW answers that are large or of unknown size."""
-    if not outgoing.stream and outgoing.dialect is not Dialect.RAW:
+    """Whether an answer leaves as it comes: events, and RAW answers that are large or of unknown size.
+
+    A RAW answer that is a refusal costs nothing, and its caller is told so in its head: it is read whole.
+    """
+    is_raw = outgoing.dialect is Dialect.RAW
+    if (is_raw and exchange.status >= 300) or not (is_raw or outgoing.stream):
         return False
     headers = {name.lower(): value for name, value in exchange.headers}
     media_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if outgoing.dialect is not Dialect.RAW:
+    if not is_raw:
         return media_type == b"text/event-stream"
     if media_type == b"text/event-stream":
         return True
     length = headers.get(b"content-length")
     if length is None:
-        return exchange.status not in (204, 304)
+        return exchange.status != 204
     return int(length) > WHOLE_BYTES_MAX
 
 
