@@ -1,13 +1,14 @@
 """A backend that means harm: the gateway stays up and small, charges nothing and gives back what it holds."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.backend.backend_server import Peer, serving
+from tests.backend.backend_server import Peer, always, http, serving
 from tests.gateway.test_streams import CHAT, at_rest, events, question
 from tests.stage import Stage, play, run, staged
 
@@ -51,6 +52,16 @@ def asked(text: str, *, stream: bool) -> dict[str, Any]:
 async def balance(stage: Stage, token: Mapping[str, str]) -> float:
     lines = (await stage.http.get("/v1/usage", headers=token)).json()["lines"]
     return float(lines[-1]["balance_sats"])
+
+
+@contextlib.asynccontextmanager
+async def before(tmp_path: Path, answer: bytes, extra: Mapping[str, str]) -> AsyncIterator[Stage]:
+    """A gateway before a backend that always answers with the same bytes."""
+    async with serving(always(answer)) as server:
+        lines = f'{extra["[backend]"]}\nurl = "{server.url}"\nmodel = "raw"'
+        async with staged(tmp_path, extra={**extra, "[backend]": lines}) as stage:
+            yield stage
+            assert await stage.verify() == []
 
 
 def resident_bytes() -> int:
@@ -167,6 +178,48 @@ def test_usage_that_lies_never_costs_more_than_was_held(tmp_path: Path, lie: str
         assert 0 <= spent <= 2.2 * quote["hold_msat"] / 1000
 
     play(tmp_path, story, BY_TOKENS)
+
+
+DEEP = "[" * 400 + "]" * 400
+COUNTED = '{"prompt_tokens": 1, "completion_tokens": 1'
+WHOLE = '{"choices": [{"message": {"content": "x"}}], '
+TOKEN = 'data: {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}\n\n'
+LAST = TOKEN + 'data: {"choices": [], "usage": ' + COUNTED
+DONE = "data: [DONE]\n\n"
+DEEPLY = {
+    "an answer": WHOLE + f'"y": {DEEP}}}',
+    "the usage": WHOLE + f'"usage": {COUNTED}, "y": {DEEP}}}}}',
+    "a stream's answer": LAST + f'}}, "y": {DEEP}}}\n\n' + DONE,
+    "a stream's usage": LAST + f', "y": {DEEP}}}}}\n\n' + DONE,
+}
+
+
+@pytest.mark.parametrize("kept_seconds", [0, 60])
+@pytest.mark.parametrize("words", DEEPLY)
+def test_what_is_nested_too_deeply_leaves_no_hold_and_nobody_waiting(
+    tmp_path: Path, words: str, kept_seconds: int
+) -> None:
+    stream = DEEPLY[words].startswith("data: ")
+    kind = "text/event-stream" if stream else "application/json"
+    answer = http(DEEPLY[words].encode(), headers=(f"Content-Type: {kind}",))
+
+    async def main() -> None:
+        extra = {**HARSH, "[cache]": f"ttl_seconds = {kept_seconds}"}
+        async with before(tmp_path, answer, extra) as stage:
+            token = await stage.fund_token()
+            more = {"temperature": 0, **({"stream_options": {"include_usage": True}} if stream else {})}
+            body = {**asked("How?", stream=stream), **more}
+            answered = await asyncio.wait_for(stage.http.post(CHAT, json=body, headers=token), 5)
+            await at_rest(stage, token)
+
+            if "usage" in words:
+                assert answered.status_code == 200
+                assert await balance(stage, token) == 450
+            else:
+                assert "nested too deeply" in answered.text
+                assert await balance(stage, token) == 500
+
+    run(asyncio.wait_for(main(), 60))
 
 
 def test_two_hundred_endless_answers_leave_memory_as_it_was(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """OpenAI's routes and Anthropic's: every API goes through whole, is paid once, and fails in its own words."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.test_streams import CHAT, at_rest, events
+from tests.gateway.test_streams import CHAT, at_rest, events, spent
 from tests.stage import MODEL, Stage, play
 
 ANY_NUMBER = {"[[services]]": "calls_per_day = 0"}
@@ -213,3 +214,18 @@ def test_what_the_backend_does_not_offer_is_the_callers_to_change(tmp_path: Path
         assert (await stage.balance(token))["balance_sats"] == 500
 
     play(tmp_path, story, ANY_NUMBER)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_request_that_is_nested_too_deeply_is_refused(tmp_path: Path, path: str) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        for levels, status in ((250, 200), (254, 400), (400, 400), (2000, 400)):
+            deep = "[" * levels + "]" * levels
+            body = json.dumps({**ROUTES[path], "temperature": 0, "y": []}).replace("[]}", deep + "}")
+            answer = await stage.http.post(path, content=body, headers=token)
+            assert answer.status_code == status, answer.text
+
+        assert await spent(stage, token) == 50
+
+    play(tmp_path, story, {**ANY_NUMBER, "[cache]": "ttl_seconds = 60"})

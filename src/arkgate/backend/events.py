@@ -19,6 +19,9 @@ from arkgate.core.pricing import Used
 from arkgate.ports import Dialect, Usage
 
 EVENT_BYTES_MAX = 1024 * 1024
+USAGE_DEPTH_MAX = 8
+TOKENS_MAX = 2**40
+"""More of them than any call has: whoever says so is not believed."""
 DONE = b"[DONE]"
 _BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
 _BROKE_OFF = "The backend broke its stream off; nothing was charged."
@@ -198,14 +201,22 @@ class EventMeter:
 def usage_in(dialect: Dialect, document: Mapping[str, object]) -> Usage | None:
     """The usage that a JSON answer or chunk tells; None where it tells none that can be believed.
 
-    Counts that are no whole numbers, or below zero, are not believed.
+    Counts that are no whole numbers, or below zero, are not believed, nor is what is nested deeper than any
+    usage: it goes into documents of ours, which could not be written.
     """
     told = document.get("usage")
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or not _is_shallow(told, USAGE_DEPTH_MAX):
         return None
     read = _used_by_anthropic if dialect is Dialect.MESSAGES else _used
     used = read(told)
     return None if used is None else Usage(used, told)
+
+
+def _is_shallow(value: object, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
 
 
 def _used(told: Mapping[str, object]) -> Used | None:
@@ -230,10 +241,6 @@ def _used_by_anthropic(told: Mapping[str, object]) -> Used | None:
     cached = _count(told, "cache_read_input_tokens") or 0
     written = _count(told, "cache_creation_input_tokens") or 0
     return Used(input_tokens=question + cached + written, cached_tokens=cached, output_tokens=answer)
-
-
-TOKENS_MAX = 2**40
-"""More of them than any call has: whoever says so is not believed."""
 
 
 def _count(told: Mapping[str, object], *names: str) -> int | None:

@@ -184,9 +184,9 @@ class Fetch:
             self._is_done = True
             if self._drain is not None:
                 self._drain.cancel()
+            self.turned.ring()
             if self._heard is not None:
                 self._heard()
-            self.turned.ring()
 
     def when_done(self, heard: Callable[[], None]) -> None:
         """Calls back once, at the end of the run."""

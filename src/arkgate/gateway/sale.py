@@ -138,13 +138,14 @@ class Sale:
                 bill = await self._bill(follower)
                 if self._fetch.head is not None and self._fetch.head.status >= 300:
                     return await self._passed_on(self._fetch.head.status)
+                body = self._stored_body(bill)
             except Refusal as refusal:
                 raise await self._failed(follower, refusal) from refusal
             except BaseException as error:  # the hold must be given back, whatever the fault is
                 if isinstance(error, Exception):
                     log.exception("the backend adapter failed", call=self._reservation.call_id)
                 raise await self._failed(follower, InternalError("The gateway failed.")) from error
-            return await self._settled(follower, bill)
+            return await self._settled(follower, bill, body)
 
     async def _answered(self, follower: Follower, *, leads: bool) -> None:
         """Returns when the answer is here, or what counts of it. Raises what it failed with."""
@@ -207,14 +208,10 @@ class Sale:
             cached=self._cached,
         )
 
-    async def _settled(self, follower: Follower, bill: Bill) -> Reply:
+    async def _settled(self, follower: Follower, bill: Bill, body: bytes | None) -> Reply:
         """Charges the call, then gives what was kept back of the answer."""
         order, fetch = self._order, self._fetch
         head = self._shown_head()
-        try:
-            body = self._stored_body(bill)
-        except Refusal as refusal:
-            raise await self._failed(follower, refusal) from refusal
         try:
             resolved = await self._meter.settle(bill.cost, self._answer(head, body, bill))
         except Refusal as refusal:

@@ -29,6 +29,7 @@ PATHS: Final = {
     "/v1/messages": Dialect.MESSAGES,
 }
 CHOICES_MAX = 16
+DEPTH_MAX = 254
 EXPECTED_TOKENS = 256
 """What an answer is expected to have, for a price that is only foretold."""
 READ_ASIDE_BYTES = 16 * 1024
@@ -170,7 +171,17 @@ def read_document(body: bytes) -> dict[str, object]:
         raise InvalidRequest("The body is not valid JSON.") from exc
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    if body.count(b"{") + body.count(b"[") > DEPTH_MAX:
+        _check_can_be_written(document)
     return document
+
+
+def _check_can_be_written(document: Mapping[str, object]) -> None:
+    """Raises InvalidRequest. orjson reads 1,024 levels and writes DEPTH_MAX."""
+    try:
+        orjson.dumps(document)
+    except orjson.JSONEncodeError as exc:
+        raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.") from exc
 
 
 def most_input_tokens(counted: int) -> int:

@@ -63,7 +63,7 @@ class OpenAiShape:
         """The answer with its cost."""
         document = _object(body)
         document["usage"] = self._usage(bill)
-        return orjson.dumps(document)
+        return _written(document)
 
     def closing(self, held_back: bytes, bill: Bill) -> bytes:
         """The usage for whoever asked for it, and the end."""
@@ -82,7 +82,7 @@ class OpenAiShape:
         for told in _documents(held_back):
             chunk.update(told)
         chunk["usage"] = self._usage(bill)
-        return b"data: " + orjson.dumps(chunk) + b"\n\n" + DONE
+        return b"data: " + _written(chunk) + b"\n\n" + DONE
 
     def failure(self, refusal: Refusal, request_id: str) -> bytes:
         """The event that OpenAI's clients raise as an error."""
@@ -97,7 +97,7 @@ class OpenAiShape:
             response = told.get("response")
             if isinstance(response, dict):
                 response["usage"] = self._usage(bill)
-            yield b"event: %b\ndata: %b\n\n" % (str(told.get("type")).encode(), orjson.dumps(told))
+            yield b"event: %b\ndata: %b\n\n" % (str(told.get("type")).encode(), _written(told))
 
     def _usage(self, bill: Bill) -> Json:
         if self._dialect is not Dialect.RESPONSES:
@@ -119,7 +119,7 @@ class AnthropicShape:
         """The answer with its cost."""
         document = _object(body)
         document["usage"] = self._usage(bill)
-        return orjson.dumps(document)
+        return _written(document)
 
     def closing(self, held_back: bytes, bill: Bill) -> bytes:
         """The last two events; the usage is in the first of them."""
@@ -128,7 +128,7 @@ class AnthropicShape:
             if told.get("type") == "message_delta":
                 usage = told.get("usage")
                 told["usage"] = {**(usage if isinstance(usage, dict) else self._usage(bill)), **_cost(bill)}
-            pieces.append(b"event: %b\ndata: %b\n\n" % (str(told.get("type")).encode(), orjson.dumps(told)))
+            pieces.append(b"event: %b\ndata: %b\n\n" % (str(told.get("type")).encode(), _written(told)))
         return b"".join(pieces)
 
     def failure(self, refusal: Refusal, request_id: str) -> bytes:
@@ -212,6 +212,14 @@ def _object(body: bytes) -> Json:
     if not isinstance(document, dict):
         raise UpstreamError("The backend's answer cannot be read; nothing was charged.")
     return document
+
+
+def _written(document: Json) -> bytes:
+    """The JSON of what a backend wrote. orjson reads four times as deep as it writes."""
+    try:
+        return orjson.dumps(document)
+    except orjson.JSONEncodeError as exc:
+        raise UpstreamError("The backend's answer is nested too deeply; nothing was charged.") from exc
 
 
 def _documents(events: bytes) -> Iterator[Json]:
