@@ -89,6 +89,60 @@ def test_a_stream_without_its_end_broke_off() -> None:
             fed(data)
 
 
+def named(kind: str, **more: object) -> bytes:
+    return event({"type": kind, **more}, kind=kind)
+
+
+EMPTY = {
+    "nothing but its end": (Dialect.CHAT, DONE),
+    "a role": (Dialect.CHAT, ROLE + LAST + COUNTED + DONE),
+    "a role, without its end": (Dialect.CHAT, ROLE + LAST),
+    "completions": (Dialect.COMPLETIONS, event({"choices": [{"text": "", "finish_reason": "stop"}]}) + DONE),
+    "responses": (Dialect.RESPONSES, named("response.completed", response={"output": []})),
+    "messages": (
+        Dialect.MESSAGES,
+        named("message_start", message={"usage": {"input_tokens": 7, "output_tokens": 1}})
+        + named("content_block_start", content_block={"type": "text", "text": ""})
+        + named("message_stop"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("dialect", "data"), EMPTY.values(), ids=EMPTY)
+def test_a_stream_that_says_nothing_is_no_answer(dialect: Dialect, data: bytes) -> None:
+    with pytest.raises(UpstreamError, match="empty"):
+        fed(data, dialect)
+
+
+IN_ONE_PIECE = {
+    "an image": (Dialect.RESPONSES, named("response.image_generation_call.partial_image", partial="aGk=")),
+    "an item": (Dialect.RESPONSES, named("response.output_item.done", item={"type": "message"})),
+    "a tool's result": (
+        Dialect.MESSAGES,
+        named("content_block_start", content_block={"type": "web_search_tool_result", "content": [{}]}),
+    ),
+    "a tool's name": (
+        Dialect.MESSAGES,
+        named("content_block_start", content_block={"type": "tool_use", "name": "look_up", "input": {}}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("dialect", "data"), IN_ONE_PIECE.values(), ids=IN_ONE_PIECE)
+def test_a_part_that_comes_in_one_piece_begins_the_answer(dialect: Dialect, data: bytes) -> None:
+    meter = EventMeter(dialect)
+    meter.feed(data)
+
+    assert meter.begun
+
+
+def test_thoughts_that_nobody_is_shown_do_not_begin_an_answer() -> None:
+    meter = EventMeter(Dialect.RESPONSES)
+    meter.feed(named("response.output_item.done", item={"type": "reasoning", "summary": []}))
+
+    assert not meter.begun
+
+
 FAILURES = {
     "OpenAI's": (Dialect.CHAT, {"error": {"message": "no"}}),
     "an older vLLM's": (Dialect.CHAT, {"object": "error", "message": "no", "code": 400}),

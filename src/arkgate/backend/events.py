@@ -25,6 +25,7 @@ TOKENS_MAX = 2**40
 DONE = b"[DONE]"
 _BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
 _BROKE_OFF = "The backend broke its stream off; nothing was charged."
+_EMPTY = "The backend's answer is empty; nothing was charged."
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +124,22 @@ class EventMeter:
             for event in events_in(rest + b"\n\n"):
                 self.held_back += self._pass(event)
         if self._is_finished:
-            self.ended = True
+            self._end()
         if not self.ended:
             raise UpstreamError(_BROKE_OFF)
+
+    def _end(self) -> None:
+        """The end, where it says that it is one. Raises UpstreamError when nothing was said before it."""
+        if not self.begun:
+            raise UpstreamError(_EMPTY)
+        self.ended = True
 
     def _pass(self, event: Event) -> bytes:
         if self.ended:
             return b""
         if event.data == DONE:
             if self._dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
-                self.ended = True
+                self._end()
             return b""
         if self._dialect is Dialect.MESSAGES:
             return self._of_messages(event)
@@ -160,12 +167,13 @@ class EventMeter:
         kind = event.type
         if kind in ("error", "response.failed"):
             raise UpstreamError("The backend's stream tells of a failure; nothing was charged.")
-        if isinstance(kind, str) and kind.endswith(".delta"):
-            self.begun = True
+        self.begun = self.begun or _is_output(event)
         if kind in ("response.completed", "response.incomplete"):
             response = event.document.get("response")
-            self.usage = usage_in(Dialect.RESPONSES, response) if isinstance(response, dict) else None
-            self.begun = self.ended = True
+            if isinstance(response, dict):
+                self.usage = usage_in(Dialect.RESPONSES, response)
+                self.begun = self.begun or bool(response.get("output"))
+            self._end()
             self.held_back += event.raw
             return b""
         return event.raw
@@ -177,6 +185,8 @@ class EventMeter:
         if kind == "message_start":
             message = event.document.get("message")
             self.usage = usage_in(Dialect.MESSAGES, message) if isinstance(message, dict) else None
+        elif kind == "content_block_start":
+            self.begun = self.begun or _holds_something(event.document.get("content_block"))
         elif kind == "content_block_delta":
             self.begun = True
         elif kind == "message_delta":
@@ -184,7 +194,7 @@ class EventMeter:
             self.held_back += event.raw
             return b""
         elif kind == "message_stop":
-            self.begun = self.ended = True
+            self._end()
             self.held_back += event.raw
             return b""
         return event.raw
@@ -257,6 +267,20 @@ def _says_something(choice: Mapping[str, object]) -> bool:
         return True
     delta = choice.get("delta")
     return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+
+
+def _is_output(event: Event) -> bool:
+    """Whether an event of responses holds a part of the answer, such as an image that comes as one piece."""
+    kind = event.type
+    if kind == "response.output_item.done":
+        item = event.document.get("item")
+        return isinstance(item, dict) and item.get("type") != "reasoning"
+    return isinstance(kind, str) and kind.endswith((".delta", ".partial_image"))
+
+
+def _holds_something(block: object) -> bool:
+    """Whether the start of a block of messages holds more than its type: a tool's name, a tool's result."""
+    return isinstance(block, dict) and any(value for name, value in block.items() if name != "type")
 
 
 def _refuse_failure(document: Mapping[str, object]) -> None:
