@@ -220,6 +220,19 @@ def test_messages_end_with_their_stop_and_tell_the_usage_in_two_places() -> None
     assert meter.usage.used == Used(input_tokens=7, output_tokens=12)
 
 
+def test_a_ping_between_the_usage_and_the_end_hides_nothing() -> None:
+    start = named("message_start", message={"usage": {"input_tokens": 7, "output_tokens": 1}})
+    said = named("content_block_delta", delta={"type": "text_delta", "text": "Hi"})
+    last = named("message_delta", usage={"output_tokens": 12})
+    for rest in (named("ping") + named("message_stop"), named("ping"), b""):
+        meter = EventMeter(Dialect.MESSAGES)
+        for data in (start + said, said + last + rest):
+            meter.feed(data)
+
+        assert meter.usage is not None
+        assert meter.usage.used == Used(input_tokens=7, output_tokens=12)
+
+
 def test_an_event_of_many_lines_is_read_as_one() -> None:
     (found,) = events_in(b'data: {"a":\ndata: 1}\n\n')
 

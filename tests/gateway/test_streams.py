@@ -295,6 +295,27 @@ def test_of_tokens_a_stream_that_is_not_drained_in_time_costs_what_came_of_it(tm
     play(tmp_path, story, BY_TOKENS)
 
 
+def test_of_messages_a_stream_that_is_not_drained_in_time_costs_what_came_of_it(tmp_path: Path) -> None:
+    """Their usage is told at the start too, where the answer has one token."""
+
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        stage.simulation.chat.token_seconds, stage.simulation.chat.words = 0.05, 200
+        body = {"messages": [{"role": "user", "content": "How?"}], "stream": True, "max_tokens": 100}
+        async with (
+            httpx.AsyncClient(base_url=stage.url, timeout=30) as client,
+            client.stream("POST", "/v1/messages", json=body, headers=token) as answer,
+        ):
+            await until(answer, "word7")
+        await at_rest(stage, token)
+
+        charge = (await stage.http.get("/v1/usage", headers=token)).json()["lines"][-1]
+        assert charge["kind"] == "charge"
+        assert charge["amount_sats"] < -15
+
+    play(tmp_path, story, BY_TOKENS)
+
+
 def test_a_backend_is_slowed_down_to_a_reader_who_is_slow(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         token = await stage.fund_token()

@@ -299,7 +299,7 @@ def _last_boundary(buffer: bytes) -> int:
 
 _MARKS = {
     Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
-    Dialect.MESSAGES: (b"message_",),
+    Dialect.MESSAGES: (b"message_", b'"ping"'),
 }
 _FAILURE = b'"error"'
 _ENDS = {Dialect.RESPONSES: b"response.completed", Dialect.MESSAGES: b"message_stop"}

@@ -195,8 +195,11 @@ class Sale:
         """What the call cost. Our own count where the backend tells none and tokens are priced."""
         fetch, order = self._fetch, self._order
         used = fetch.usage.used if fetch.usage is not None else Used()
-        if fetch.usage is None and order.tariff.by_tokens:
-            used = await asyncio.to_thread(self._backend.count, order.outgoing, fetch.body)
+        if order.tariff.by_tokens and (fetch.usage is None or not fetch.is_complete):
+            counted = await asyncio.to_thread(self._backend.count, order.outgoing, fetch.body)
+            # Usage that is told before the end, as messages do, does not count all that came.
+            more = max(used.output_tokens, counted.output_tokens)
+            used = counted if fetch.usage is None else replace(used, output_tokens=more)
         used = Used(used.input_tokens, used.cached_tokens, used.output_tokens, fetch.milliseconds, fetch.size)
         if order.tariff.cost(used) > order.hold:
             log.warning("a call used more than was held for it", call=self._reservation.call_id)
