@@ -21,6 +21,8 @@ from arkgate.ports import Backend, Dialect, Incoming, Outgoing, Usage
 log = structlog.get_logger()
 AHEAD_BYTES_MAX = 256 * 1024
 """How far the backend may be ahead of the fastest reader."""
+PATIENCE_SHARE = 0.25
+"""How much of an answer's time may be spent on waiting for slow readers, where the answer is kept anyway."""
 LOOK_SECONDS = 1.0
 """How often a fetch that waits looks whether its time is over."""
 KEPT_BYTES = 1024 * 1024
@@ -115,6 +117,7 @@ class Fetch:
         self._drain: asyncio.TimerHandle | None = None
         self._heard: Callable[[], None] | None = None
         self._waited = False
+        self._waited_seconds = 0.0
         self._started = 0.0
         self._is_done = False
 
@@ -242,12 +245,21 @@ class Fetch:
         return bool(positions) and self.size - max(positions) > AHEAD_BYTES_MAX
 
     async def _wait_for_readers(self, incoming: Incoming) -> None:
-        """Its own time runs on: a reader who is slow on purpose must not outlast the hold."""
+        """Its own time runs on: a reader who is slow on purpose must not outlast the hold.
+
+        What is kept until its end anyway is not worth a timeout: after a while it is taken all the same.
+        """
         self._waited = True
+        is_kept = self.outgoing.dialect is not Dialect.RAW
         while self._is_far_ahead():
+            began = self._loop.time()
+            if is_kept and self._waited_seconds > PATIENCE_SHARE * self.terms.total_seconds:
+                return
             if not await self._moved.wait(LOOK_SECONDS):
                 incoming.check()
-            if self._loop.time() - self._started > self.terms.total_seconds:
+            now = self._loop.time()
+            self._waited_seconds += now - began
+            if now - self._started > self.terms.total_seconds:
                 raise UpstreamTimeout("The answer was read too slowly to be given in time.")
 
 
