@@ -690,6 +690,11 @@ class Incoming(Protocol):
         ...
 
     @property
+    def sent_at(self) -> float:
+        """When the request was sent, in the event loop's time: what came before was not the backend's work."""
+        ...
+
+    @property
     def is_stream(self) -> bool:
         """Whether pieces should leave as they come; else the one piece is the whole answer."""
         ...

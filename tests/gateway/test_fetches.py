@@ -54,6 +54,94 @@ def test_who_reads_so_slowly_that_the_time_runs_out_pays_for_what_came(tmp_path:
     run(asyncio.wait_for(main(), 60))
 
 
+def test_a_backend_that_stalls_costs_nothing_also_when_its_reader_was_slow_once(tmp_path: Path) -> None:
+    async def stalling(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for _ in range(100):
+            await peer.send(chunk(EVENT * 700))
+        await peer.send(chunk(EVENT.replace(b"word", b"last")))
+        await asyncio.sleep(30)
+
+    async def main() -> None:
+        async with serving(stalling) as server:
+            settings = extra(server.url, "total_timeout_seconds = 60")
+            settings["[backend]"] = settings["[backend]"].replace("seconds = 5", "seconds = 1")
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token()
+                read = ""
+                async with reading(stage, token, question()) as answer:
+                    async for text in answer.aiter_text():
+                        if not read:
+                            await asyncio.sleep(0.5)
+                        read += text
+                await at_rest(stage, token)
+
+                assert "last" in read
+                assert "nothing was charged" in read
+                assert await spent(stage, token) == 0
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_a_download_that_is_left_is_not_taken_to_its_end(tmp_path: Path) -> None:
+    sent = 0
+
+    async def endless(peer: Peer) -> None:
+        nonlocal sent
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            await peer.send(chunk(b"x" * 65536))
+            sent += 65536
+
+    async def main() -> None:
+        from tests.web.test_services import service  # noqa: PLC0415
+
+        async with serving(endless) as server:
+            settings = service(server.port, price_sats=1)
+            settings["[[backends]]"] += "\nstream_bytes_max = 10000000000"
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token(100)
+                async with stage.http.stream("GET", "/weather/endless", headers=token) as answer:
+                    async for _ in answer.aiter_raw():
+                        break
+                await at_rest(stage, token)
+                before = sent
+                await asyncio.sleep(0.3)
+
+                assert sent == before < 64 * 1024 * 1024
+                assert (await stage.balance(token))["balance_sats"] == 99
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_waiting_for_a_turn_is_part_of_a_calls_time(tmp_path: Path) -> None:
+    """Or a queue could make a call outlast its hold."""
+
+    async def never(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(30)
+
+    async def main() -> None:
+        async with serving(never) as server:
+            more = "total_timeout_seconds = 2\nconcurrency_max = 1\nqueue_max = 8\nqueue_timeout_seconds = 60"
+            async with staged(tmp_path, extra=extra(server.url, more)) as stage:
+                token = await stage.fund_token()
+                began = asyncio.get_running_loop().time()
+                answers = await asyncio.gather(
+                    *(stage.http.post(CHAT, json=question(user=str(n)), headers=token) for n in range(3))
+                )
+
+                assert [answer.status_code for answer in answers] == [504] * 3
+                assert asyncio.get_running_loop().time() - began < 2.9
+                assert await spent(stage, token) == 0
+
+    run(asyncio.wait_for(main(), 60))
+
+
 def test_who_joins_while_the_rest_is_taken_gets_all_of_it(tmp_path: Path) -> None:
     async def slow(peer: Peer) -> None:
         await peer.request()

@@ -68,6 +68,7 @@ class Exchange(httpx.AsyncByteStream):
         self.failure: Exception | None = None
         self.received_bytes = 0
         self.received_at = 0.0
+        self.sent_at = 0.0
         self.body_bytes = 0
         self._pieces_count = 0
         self._limits = limits
@@ -85,7 +86,7 @@ class Exchange(httpx.AsyncByteStream):
         self._connection = connection
         connection.send(request_bytes, self)
         if self.failure is None:
-            now = self._loop.time()
+            now = self.sent_at = self._loop.time()
             self._first_byte_deadline = now + self._limits.first_byte_timeout_seconds
             self._arm(now, self._first_byte_deadline)
 

@@ -99,11 +99,13 @@ class Fetch:
         self.failure: Refusal | None = None
         self.is_complete = False
         self.was_held_up = False
-        """Whether it ran out of its time because it had to wait for its readers."""
+        """Whether it ran out of its whole time because it had to wait for its readers."""
         self.milliseconds = 0
+        """How long the backend worked on it."""
         self.forgotten = 0
         """How many of the first parts are not kept any more."""
         self._backend = backend
+        self._is_raw = outgoing.dialect is Dialect.RAW
         self._call_id = call_id
         self.terms = terms
         self._loop = asyncio.get_running_loop()
@@ -116,15 +118,22 @@ class Fetch:
         self._task: asyncio.Task[None] | None = None
         self._drain: asyncio.TimerHandle | None = None
         self._heard: Callable[[], None] | None = None
-        self._waited = False
+        self._is_held_up = False
         self._waited_seconds = 0.0
-        self._started = 0.0
+        self._begun_at = 0.0
+        self._sent_at: float | None = None
+        self._is_cut = False
         self._is_done = False
 
     @property
     def is_done(self) -> bool:
         """Whether nothing more will come."""
         return self._is_done
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a further call may wait for it."""
+        return not (self._is_done or self._is_cut)
 
     @property
     def body(self) -> bytes:
@@ -152,29 +161,14 @@ class Fetch:
 
     async def run(self) -> None:
         """Asks the backend and takes the answer; never raises but when it is cancelled."""
-        self._started = self._loop.time()
+        self._begun_at = self._loop.time()
         try:
-            async with self._backend.forward(self.outgoing, call_id=self._call_id) as incoming:
-                self.is_stream = incoming.is_stream
-                is_raw = self.outgoing.dialect is Dialect.RAW
-                headers = tuple(incoming.headers) if is_raw else ()  # nothing else of a known API's goes on
-                self.head = Head(incoming.status, _content_type(incoming.headers), headers)
-                if incoming.is_stream:
-                    self.turned.ring()
-                async for piece in incoming:
-                    self.parts.append(piece)
-                    self.size += len(piece)
-                    self.begun, self.usage = incoming.begun, incoming.usage
-                    if incoming.is_stream:
-                        self.came.ring()
-                        if self._is_far_ahead():
-                            await self._wait_for_readers(incoming)
-                self.begun, self.usage = incoming.begun, incoming.usage
-                self.held_back = incoming.held_back
-                self.is_complete = True
+            async with asyncio.timeout(self.terms.total_seconds):
+                await self._take()
+        except TimeoutError:
+            self._fail(UpstreamTimeout("The answer did not come in time."))
         except Refusal as refusal:
-            self.failure = refusal
-            self.was_held_up = self._waited and isinstance(refusal, UpstreamTimeout)
+            self._fail(refusal)
         except asyncio.CancelledError:
             self.failure = self.failure or InternalError("The gateway gave the call up; nothing was charged.")
             raise
@@ -183,13 +177,42 @@ class Fetch:
             self.failure = InternalError("The gateway failed; nothing was charged.")
             self.failure.__cause__ = error
         finally:
-            self.milliseconds = int((self._loop.time() - self._started) * 1000)
             self._is_done = True
+            if self._sent_at is not None:
+                seconds = self._loop.time() - self._sent_at - self._waited_seconds
+                self.milliseconds = max(0, int(seconds * 1000))
             if self._drain is not None:
                 self._drain.cancel()
             self.turned.ring()
             if self._heard is not None:
                 self._heard()
+
+    async def _take(self) -> None:
+        async with self._backend.forward(self.outgoing, call_id=self._call_id) as incoming:
+            self.is_stream, self._sent_at = incoming.is_stream, incoming.sent_at
+            headers = tuple(incoming.headers) if self._is_raw else ()  # nothing else of a known API's goes on
+            self.head = Head(incoming.status, _content_type(incoming.headers), headers)
+            if incoming.is_stream:
+                self.turned.ring()
+            async for piece in incoming:
+                self.parts.append(piece)
+                self.size += len(piece)
+                self.begun, self.usage = incoming.begun, incoming.usage
+                if incoming.is_stream:
+                    self.came.ring()
+                    if self._is_far_ahead():
+                        await self._wait_for_readers(incoming)
+            self.begun, self.usage = incoming.begun, incoming.usage
+            self.held_back = incoming.held_back
+            self.is_complete = True
+
+    def _fail(self, refusal: Refusal) -> None:
+        """A backend that stalls or breaks off is never its reader's doing, however slowly that one reads."""
+        self.failure = refusal
+        total_seconds = self.terms.total_seconds
+        ran_out = self._loop.time() - self._begun_at >= total_seconds - LOOK_SECONDS
+        is_readers_doing = self._is_held_up or self._waited_seconds > PATIENCE_SHARE * total_seconds
+        self.was_held_up = ran_out and is_readers_doing and isinstance(refusal, UpstreamTimeout)
 
     def when_done(self, heard: Callable[[], None]) -> None:
         """Calls back once, at the end of the run."""
@@ -217,16 +240,21 @@ class Fetch:
 
     def read_to(self, number: int) -> None:
         """A reader has read on, to that part. Of a large RAW answer, which nobody keeps, that much goes."""
-        if self.outgoing.dialect is Dialect.RAW and self.size > KEPT_BYTES and len(self._followers) == 1:
+        if self._is_raw and self.size > KEPT_BYTES and len(self._followers) == 1:
             del self.parts[: number - self.forgotten]
             self.forgotten = number
-        if self._waited:
-            self._moved.ring()
+        self._moved.ring()
 
     def left(self) -> None:
-        """A reader has left. When it was the last one, the rest is taken for a bounded time only."""
+        """A reader has left. When it was the last one, the rest is taken for a bounded time only.
+
+        The rest of a RAW answer tells no usage, may be large, and is not kept: it is not taken at all.
+        """
         if self._drain is None and not self._is_done and all(one.has_left for one in self._followers):
-            self._drain = self._loop.call_later(self.terms.drain_seconds, self._cut)
+            if self._is_raw:
+                self._cut()
+            else:
+                self._drain = self._loop.call_later(self.terms.drain_seconds, self._cut)
         self._moved.ring()
         self.turned.ring()
 
@@ -238,6 +266,7 @@ class Fetch:
 
     def _cut(self) -> None:
         if self._task is not None and not self._is_done:
+            self._is_cut = True
             self._task.cancel()
 
     def _is_far_ahead(self) -> bool:
@@ -249,18 +278,17 @@ class Fetch:
 
         What is kept until its end anyway is not worth a timeout: after a while it is taken all the same.
         """
-        self._waited = True
-        is_kept = self.outgoing.dialect is not Dialect.RAW
-        while self._is_far_ahead():
-            began = self._loop.time()
-            if is_kept and self._waited_seconds > PATIENCE_SHARE * self.terms.total_seconds:
-                return
-            if not await self._moved.wait(LOOK_SECONDS):
-                incoming.check()
-            now = self._loop.time()
-            self._waited_seconds += now - began
-            if now - self._started > self.terms.total_seconds:
-                raise UpstreamTimeout("The answer was read too slowly to be given in time.")
+        began, so_far = self._loop.time(), self._waited_seconds
+        patience = PATIENCE_SHARE * self.terms.total_seconds
+        self._is_held_up = True
+        try:
+            while self._is_far_ahead() and (self._is_raw or self._waited_seconds <= patience):
+                if not await self._moved.wait(LOOK_SECONDS):
+                    incoming.check()
+                self._waited_seconds = so_far + self._loop.time() - began
+        finally:
+            self._waited_seconds = so_far + self._loop.time() - began
+        self._is_held_up = False
 
 
 class Follower:

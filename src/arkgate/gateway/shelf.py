@@ -13,7 +13,7 @@ from arkgate.gateway.fetch import Entry, Fetch, FetchTerms
 from arkgate.gateway.meter import Calls
 from arkgate.gateway.order import CacheWish, Order, read_head, stored_head
 from arkgate.gateway.sale import Source
-from arkgate.ports import Backend, Cache, Usage
+from arkgate.ports import Backend, Cache, Outgoing, Usage
 
 _VERSION = 1
 
@@ -55,7 +55,12 @@ class Shelf:
             return None
         scope = account_id if self._terms.per_account else ""
         material = b"\0".join(
-            [service.encode(), scope.encode(), order.outgoing.dialect.value.encode(), _canonical(order.cache)]
+            [
+                service.encode(),
+                scope.encode(),
+                order.outgoing.dialect.value.encode(),
+                _canonical(order.cache, order.outgoing),
+            ]
         )
         return self._keyring.digest(b"cache", material)
 
@@ -80,7 +85,7 @@ class Shelf:
         def begun(call_id: str) -> tuple[Fetch, bool]:
             if key is not None:
                 under_way = self._under_way.get(key)
-                if under_way is not None and not under_way.is_done:
+                if under_way is not None and under_way.is_open:
                     return under_way, False
             fetch = Fetch(backend, order.outgoing, call_id, self._fetch_terms)
             if key is not None:
@@ -105,10 +110,11 @@ class Shelf:
             self._calls.begin(self._cache.put(key, value, ttl_seconds=self._terms.ttl_seconds))
 
 
-def _canonical(wish: CacheWish) -> bytes:
+def _canonical(wish: CacheWish, outgoing: Outgoing) -> bytes:
     """What of a request affects its answer, in one spelling."""
     kept = {name: value for name, value in wish.document.items() if name not in wish.ignored}
-    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
+    headers = b"".join(b"\0" + name + b":" + value for name, value in outgoing.headers)
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS) + headers
 
 
 def _encoded(entry: Entry) -> bytes:
@@ -137,7 +143,7 @@ def _decoded(value: bytes) -> Entry | None:
             return None
         head = read_head(told["status"], told["head"])
         return Entry(head, rest[: told["body"]], rest[told["body"] :], _usage(told["usage"]))
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
