@@ -617,6 +617,7 @@ OF_ITS_OWN = {
     "drain_seconds",
     "request_bytes_max",
     "hold_margin_seconds",
+    "server_tools",
 }
 """What `[backend]` says of all of them."""
 

@@ -377,13 +377,17 @@ class _Parts:
         )
 
     def _priced(self, gateway: Gateway) -> list[Priced]:
-        """Every priced endpoint, with what reads its requests."""
+        """Every priced endpoint, with what reads its requests, in the order in which a path is looked for.
+
+        What is exact comes first, then the longest prefix: a part of a path may have a price of its own.
+        """
         address = ClientAddress(self.settings.trusted_proxies)
-        return [
+        priced = [
             Priced(service, endpoint, self._reader(service, endpoint), gateway, address)
             for service in self.settings.catalog
             for endpoint in service.endpoints
         ]
+        return sorted(priced, key=lambda one: (one.endpoint.is_prefix, -len(one.endpoint.path)))
 
     def _reader(self, service: Service, endpoint: Endpoint) -> Reader:
         offers = self.settings.offers
@@ -398,6 +402,7 @@ class _Parts:
             count=self.backends[service.name].count,
             cache=offers.cache.rules,
             body_bytes_max=offers.openai_bytes_max,
+            server_tools=offers.server_tools,
         )
 
     def _sessions(self) -> Sessions:

@@ -691,7 +691,7 @@ class Incoming(Protocol):
 
     @property
     def sent_at(self) -> float:
-        """When the request was sent, in the event loop's time: what came before was not the backend's work."""
+        """When the request was sent, in the event loop's time: the backend's work begins there."""
         ...
 
     @property

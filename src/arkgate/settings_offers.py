@@ -64,6 +64,8 @@ class Offers:
     """How much longer than the backends' total timeout a hold lives."""
     openai_bytes_max: int
     """The largest body of OpenAI's routes."""
+    server_tools: tuple[str, ...]
+    """How the types of tools begin that backends may run."""
 
     @property
     def total_timeout_seconds(self) -> float:
@@ -102,6 +104,7 @@ class OffersReader:
         backends = self._backends(backend, names[0])
         services = self._services(label, tables)
         openai_bytes_max = int(backend.number("request_bytes_max", 8 * 1024 * 1024, 1024, REQUEST_BYTES_MAX))
+        server_tools = backend.texts("server_tools", ())
         margin = backend.number("hold_margin_seconds", 60, 5, 3600)
         cache, fiat = self._cache(), self._fiat()
         backend.refuse_unknown()
@@ -112,7 +115,9 @@ class OffersReader:
         fetch = replace(fetch, total_seconds=longest)
         http = {service.name: terms for service, _, terms in services if terms is not None}
         catalog = self._catalog([service for service, _, _ in services])
-        return Offers(catalog, done_by, ai_chat, http, cache, fetch, fiat, margin, openai_bytes_max)
+        return Offers(
+            catalog, done_by, ai_chat, http, cache, fetch, fiat, margin, openai_bytes_max, server_tools
+        )
 
     # Backends.
 
@@ -265,6 +270,7 @@ class OffersReader:
             max_tokens=int(table.number("max_tokens", 0, 0, 10_000_000)) or None,
             default_max_tokens=int(table.number("default_max_tokens", 4096, 1, 10_000_000)),
             context_tokens=int(table.number("context_tokens", 0, 0, 100_000_000)) or None,
+            length_field=table.one_of("length_field", ("max_tokens", "max_completion_tokens"), "max_tokens"),
         )
         table.refuse_unknown()
         return model

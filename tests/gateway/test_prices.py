@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.gateway.test_streams import CHAT
 from tests.stage import Stage, play
 
@@ -135,3 +136,92 @@ def test_where_the_backend_tells_no_usage_we_count(tmp_path: Path) -> None:
         assert usage["cost"] > 5
 
     play(tmp_path, story, MODELS)
+
+
+LARGE = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 10}
+MORE_TOKENS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("/v1/completions", {"prompt": "a", "max_tokens": 1000}, {"prompt": ["a"] * 100, "max_tokens": 1000}),
+    (CHAT, LARGE, {**LARGE, "tools": [{"type": "function", "function": {"name": "word " * 5000}}]}),
+    (CHAT, LARGE, {**LARGE, "tools": [{"type": "function", "parameters": {"word " * 5000: {}}}]}),
+    (CHAT, LARGE, {**LARGE, "documents": [{"text": "word " * 5000}]}),
+    (
+        CHAT,
+        LARGE,
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "x" * 99_000}}]}]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "small", "large"), MORE_TOKENS)
+def test_all_that_a_model_reads_and_writes_is_held_for(
+    tmp_path: Path, path: str, small: dict[str, Any], large: dict[str, Any]
+) -> None:
+    async def story(stage: Stage) -> None:
+        holds = []
+        for body in (small, large):
+            quote = await stage.http.post(f"/v1/quote?path={path}", json={"max_tokens": 10, **body})
+            holds.append(quote.json()["hold_msat"])
+        assert holds[1] > 20 * holds[0]
+
+    model = 'name = "small"\ninput_sats_per_million = 1000000\noutput_sats_per_million = 1000000'
+    play(tmp_path, story, {"[[services]]": "calls_per_day = 0", "[[models]]": model})
+
+
+def test_a_call_that_costs_less_than_a_msat_is_sold(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        challenge = await stage.http.post("/v1/embeddings", json={"input": "hi"})
+        answer = await stage.http.post("/v1/embeddings", json={"input": "hi"}, headers=token)
+
+        assert (challenge.status_code, challenge.json()["price_sats"]) == (402, 1)
+        assert answer.status_code == 200
+        assert (await stage.balance(token))["held_sats"] == 0
+        assert await stage.verify() == []
+
+    model = 'name = "small"\ninput_sats_per_million = 1'
+    play(tmp_path, story, {"[[services]]": "calls_per_day = 0", "[[models]]": model})
+
+
+def test_earlier_turns_that_are_not_in_the_request_are_held_for_or_refused(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        body = {"input": "and then?", "previous_response_id": "resp_1", "max_output_tokens": 10}
+        large = await stage.http.post("/v1/quote?path=/v1/responses", json={**body, "model": "large"})
+        small = await stage.http.post("/v1/responses", json={**body, "model": "small"})
+
+        assert large.json()["hold_sats"] >= 10_000
+        assert small.status_code == 400
+        assert "previous_response_id" in small.json()["error"]["message"]
+
+    priced = "input_sats_per_million = 1000000\n"
+    models = f'name = "small"\n{priced}[[models]]\nname = "large"\ncontext_tokens = 10000\n{priced}'
+    play(tmp_path, story, {"[[services]]": "calls_per_day = 0", "[[models]]": models})
+
+
+def test_a_kept_answer_at_no_price_is_for_those_who_have_paid(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        body = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
+        unpaid = (await stage.http.post("/v1/sessions", json={"amount_sats": 100})).json()["token"]
+        await stage.http.post(CHAT, json=body, headers=token)
+        kept = await stage.http.post(CHAT, json=body, headers=token)
+        refused = await stage.http.post(CHAT, json=body, headers={"Authorization": f"Bearer {unpaid}"})
+
+        assert kept.headers["x-cache"] == "HIT"
+        assert (refused.status_code, refused.json()["error"]["code"]) == (402, "awaiting_payment")
+
+    free = "ttl_seconds = 60\nhit_percent = 0"
+    play(tmp_path, story, {"[[services]]": "calls_per_day = 0", "[cache]": free})
+
+
+def test_large_questions_of_strangers_are_counted_before_they_are_read(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        body = {"messages": [{"role": "user", "content": "word " * 10_000}]}
+        quotes = [await stage.http.post("/v1/quote?path=" + CHAT, json=body) for _ in range(4)]
+        unknown = {"Authorization": "Bearer ak_" + "0" * 32}
+
+        assert [quote.status_code for quote in quotes] == [200, 200, 200, 429]
+        assert (await stage.http.post(CHAT, json=body, headers=unknown)).status_code == 401
+
+    limits = "challenges_per_minute_and_client = 3"
+    model = 'name = "small"\ninput_sats_per_million = 1000'
+    play(tmp_path, story, {"[[models]]": model, "[limits]": limits})

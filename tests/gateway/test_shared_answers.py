@@ -95,7 +95,9 @@ def test_only_what_affects_the_answer_is_compared_and_only_cool_questions_are(tm
             assert answer.status_code == 200
             return "x-cache" in answer.headers
 
-        assert [await hit(temperature=0), await hit(temperature=0, user="somebody")] == [False, True]
+        assert [await hit(temperature=0), await hit(stream_options=None, temperature=0)] == [False, True]
+        assert not await hit(temperature=0, user="somebody"), "Responses repeat whom they are for"
+        assert not await hit(temperature=0, metadata={"order": "7"})
         assert not await hit(temperature=0, seed=1)
         assert [await hit(), await hit()] == [False, False]
         assert [await hit(temperature=1), await hit(temperature=1)] == [False, False]

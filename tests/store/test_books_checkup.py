@@ -33,7 +33,7 @@ def test_books_in_postgresql_are_read_and_their_disk_is_not(tmp_path: Path) -> N
             found = await lines(url, tmp_path / "keys.json")
 
             assert troubles(found) == {"free disk": Verdict.NOT_CHECKED}
-            assert "revision 0005" in found["opens"].seen
+            assert "revision 0006" in found["opens"].seen
             assert "The first start makes" in found["keys"].seen
 
     run(story())

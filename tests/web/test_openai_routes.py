@@ -1,5 +1,6 @@
 """OpenAI's routes and Anthropic's: every API goes through whole, is paid once, and fails in its own words."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -229,3 +230,90 @@ def test_a_request_that_is_nested_too_deeply_is_refused(tmp_path: Path, path: st
         assert await spent(stage, token) == 50
 
     play(tmp_path, story, {**ANY_NUMBER, "[cache]": "ttl_seconds = 60"})
+
+
+ABOVE_THE_PRICE: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"service_tier": "priority"}, "service_tier"),
+    (CHAT, {"web_search_options": {}, "tools": [{"type": "web_search"}]}, "web_search"),
+    (CHAT, {"max_tokens": 10, "n_predict": 100_000}, "n_predict"),
+    (CHAT, {"max_tokens": 2**63}, "max_tokens"),
+    ("/v1/responses", {"max_tokens": 10}, "max_output_tokens"),
+    ("/v1/responses", {"tools": [{"type": "code_interpreter"}]}, "code_interpreter"),
+    ("/v1/messages", {"mcp_servers": [{"url": "https://x"}]}, "mcp_servers"),
+    ("/v1/messages", {"tools": [{"type": "web_fetch_20250910", "name": "web"}]}, "web_fetch_20250910"),
+]
+
+
+@pytest.mark.parametrize(("path", "more", "named"), ABOVE_THE_PRICE)
+def test_what_costs_the_operator_more_than_the_price_is_refused(
+    tmp_path: Path, path: str, more: dict[str, Any], named: str
+) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        for headers in (token, {}):
+            answer = await stage.http.post(path, json={**ROUTES[path], **more}, headers=headers)
+            assert answer.status_code == 400, answer.text
+            assert named in answer.json()["error"]["message"]
+        assert [one for one in stage.simulation.chat.received if one.method == "POST"] == []
+        assert await spent(stage, token) == 0
+
+    play(tmp_path, story, ANY_NUMBER)
+
+
+def test_tools_that_the_operator_allows_and_those_of_callers_pass(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        for tool in ({"type": "web_search_preview"}, {"type": "function", "name": "f"}, {"type": "custom"}):
+            body = {"input": "Hello", "tools": [tool], "service_tier": "auto"}
+            answer = await stage.http.post("/v1/responses", json=body, headers=token)
+            assert answer.status_code == 200, answer.text
+
+    play(tmp_path, story, {**ANY_NUMBER, "[backend]": 'server_tools = ["web_search"]'})
+
+
+def test_a_length_goes_where_the_model_takes_it(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        await stage.http.post(CHAT, json=ROUTES[CHAT], headers=token)
+        (received,) = [one for one in stage.simulation.chat.received if one.method == "POST"]
+
+        sent = json.loads(received.body)
+        assert sent["max_completion_tokens"] == 77
+        assert "max_tokens" not in sent
+
+    model = 'name = "small"\nprice_sats = 50\nmax_tokens = 77\nlength_field = "max_completion_tokens"'
+    play(tmp_path, story, {**ANY_NUMBER, "[[models]]": model})
+
+
+def test_other_headers_of_the_same_api_make_it_another_request(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        body = {**ROUTES["/v1/messages"], "temperature": 0}
+        first = await stage.http.post("/v1/messages", json=body, headers={**token, "Idempotency-Key": "k"})
+        beta = {**token, "anthropic-beta": "x"}
+        other = await stage.http.post("/v1/messages", json=body, headers={**beta, "Idempotency-Key": "k"})
+        shared = await stage.http.post("/v1/messages", json=body, headers=beta)
+
+        assert (first.status_code, other.status_code) == (200, 422)
+        assert "x-cache" not in shared.headers
+
+    play(tmp_path, story, {**ANY_NUMBER, "[cache]": "ttl_seconds = 60"})
+
+
+def test_a_retry_meets_the_call_under_way_and_not_an_older_answer(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        await stage.http.post(CHAT, json=ROUTES[CHAT], headers=token)
+        stage.simulation.chat.first_token_seconds = 1.0
+        second = asyncio.create_task(stage.http.post(CHAT, json=ROUTES[CHAT], headers=token))
+        await asyncio.sleep(0.3)
+        retry = {**token, "X-Stainless-Retry-Count": "1"}
+        under_way = await stage.http.post(CHAT, json=ROUTES[CHAT], headers=retry)
+        answer = await second
+        again = await stage.http.post(CHAT, json=ROUTES[CHAT], headers=retry)
+
+        assert under_way.status_code == 409
+        assert again.json()["id"] == answer.json()["id"]
+        assert await spent(stage, token) == 100
+
+    play(tmp_path, story, ANY_NUMBER)

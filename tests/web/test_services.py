@@ -281,6 +281,9 @@ PATHS = [
     "/weather/..;/x",
     "/weather/%00",
     "/weather/a%5cb",
+    "/weather//now",
+    "/weather/now;v=1",
+    "/weather",
 ]
 
 
@@ -298,6 +301,23 @@ def test_a_path_that_could_be_read_in_two_ways_is_not_forwarded(tmp_path: Path, 
         assert server.requests == []
 
     play(tmp_path, answering(), story)
+
+
+def test_a_dearer_part_of_an_api_is_not_had_at_the_price_of_the_whole(tmp_path: Path) -> None:
+    async def story(stage: Stage, server: BackendServer) -> None:
+        for path, price in [("/weather/now", 3), ("/weather/dear", 20), ("/weather/deep/x", 30)]:
+            challenge = await stage.http.get(path)
+            quote = (await stage.http.post(f"/v1/quote?path={path}&method=GET")).json()
+            assert challenge.json()["price_sats"] == quote["hold_sats"] == price, path
+        for path in ("/weather/dear/", "/weather/deep"):
+            refused = await stage.http.get(path)
+            assert refused.status_code == 404
+            assert "write it so" in refused.text
+
+    dear = 'kind = "http"\nbackends = ["weather"]\nname = "{}"\nprice_sats = {}\npath = "{}"\n'
+    parts = [dear.format("dear", 20, "/weather/dear"), dear.format("deep", 30, "/weather/deep/")]
+    text = '"Parts of it."\n[[services]]\n' + "\n[[services]]\n".join(parts)
+    play(tmp_path, answering(), story, description=text)
 
 
 def test_methods_are_the_services_and_its_path_may_be_taken_off(tmp_path: Path) -> None:

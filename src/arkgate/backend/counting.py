@@ -15,8 +15,14 @@ MESSAGE_TOKENS = 4
 """What a message costs beside its text: role and separators, as OpenAI's cookbook counts them."""
 IMAGE_TOKENS = 1000
 """What an image is taken for: one of 1024 pixels square is 765 for OpenAI and some 1,400 for Anthropic."""
-_QUESTION = ("messages", "prompt", "input", "system", "instructions", "tools", "functions", "response_format")
-_IMAGES = ("image_url", "input_image", "image", "input_audio", "file")
+FILE_BYTES_A_TOKEN = 4
+"""How many characters of an encoded file are taken for a token."""
+_NO_QUESTION = frozenset({"model", "user", "metadata", "safety_identifier", "prompt_cache_key", "stop"})
+"""Texts of a request that the model does not read."""
+_IMAGES = ("image_url", "input_image", "image", "input_audio")
+_FILES = ("file", "input_file", "document")
+_STRUCTURE = frozenset({"role", "type", "content", "text"})
+"""Names that each message and each part has."""
 
 
 def count_used(outgoing: Outgoing, answer: bytes) -> Used:
@@ -33,18 +39,20 @@ def count_used(outgoing: Outgoing, answer: bytes) -> Used:
 def _question_tokens(document: Mapping[str, object]) -> int:
     messages = document.get("messages") or document.get("input")
     overhead = MESSAGE_TOKENS * len(messages) if isinstance(messages, list) else MESSAGE_TOKENS
-    texts, images = [], 0
-    for name in _QUESTION:
-        for found in _leaves(document.get(name)):
-            if found is None:
-                images += 1
+    texts, parts = [], 0
+    for name, value in document.items():
+        if name in _NO_QUESTION:
+            continue
+        for found in _leaves(value):
+            if isinstance(found, int):
+                parts += found
             else:
                 texts.append(found)
-    return overhead + images * IMAGE_TOKENS + count_tokens("\n".join(texts))
+    return overhead + parts + count_tokens("\n".join(texts))
 
 
-def _leaves(value: object) -> Iterator[str | None]:
-    """Every text in a value; None for each part that is a picture or a sound."""
+def _leaves(value: object) -> Iterator[str | int]:
+    """Every text in a value, names of fields included; a number of tokens for each picture, sound or file."""
     stack = [value]
     while stack:
         top = stack.pop()
@@ -57,9 +65,20 @@ def _leaves(value: object) -> Iterator[str | None]:
                 stack += reversed(top)
         elif isinstance(top, dict):
             if top.get("type") in _IMAGES:
-                yield None
+                yield IMAGE_TOKENS
+            elif top.get("type") in _FILES:
+                yield max(IMAGE_TOKENS, _size(top) // FILE_BYTES_A_TOKEN)
             else:
                 stack += [entry for name, entry in reversed(top.items()) if name not in ("role", "type")]
+                yield from (name for name in top if name not in _STRUCTURE)
+
+
+def _size(value: object) -> int:
+    """How many characters a value has in all."""
+    if isinstance(value, str):
+        return len(value)
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(_size(entry) for entry in entries)
 
 
 def _answer_tokens(answer: bytes, *, stream: bool) -> int:
@@ -87,13 +106,24 @@ def _said(document: Mapping[str, object]) -> list[str]:
             for choice in choices
             if isinstance(choice, dict)
         ]
-        return [text for part in parts for text in _leaves(part) if text is not None]
+        return [text for part in parts for text in _texts(part)]
     delta = document.get("delta")
     if isinstance(delta, str):  # responses
         return [delta]
     if isinstance(delta, dict):  # messages
         found = [delta.get(name) for name in ("text", "partial_json", "thinking")]
         return [text for text in found if isinstance(text, str)]
-    return [
-        text for name in ("content", "output") for text in _leaves(document.get(name)) if text is not None
-    ]
+    return [text for name in ("content", "output") for text in _texts(document.get(name))]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text of an answer's part, without the names of its fields."""
+    stack = [value]
+    while stack:
+        top = stack.pop()
+        if isinstance(top, str):
+            yield top
+        elif isinstance(top, list):
+            stack += reversed(top)
+        elif isinstance(top, dict):
+            stack += [entry for name, entry in reversed(top.items()) if name not in ("role", "type")]

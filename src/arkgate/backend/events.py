@@ -113,20 +113,26 @@ class EventMeter:
             passed += [self._pass(event) for event in events_in(block[mark:])]
         return passed[0] if len(passed) == 1 else b"".join(passed)
 
-    def finish(self) -> None:
-        """The bytes have ended where their framing said. Raises UpstreamError when the stream had not."""
+    def finish(self) -> bytes:
+        """What may go on once the bytes have ended where their framing said.
+
+        Raises UpstreamError when the stream had not ended.
+        """
         if self._dialect is Dialect.RAW:
             self.ended = True
-        if self.ended:
-            return
+        return b"" if self.ended else self._last()
+
+    def _last(self) -> bytes:
+        passed = b""
         if self._rest.strip():  # the last empty line is missing, as some servers leave it out
             rest, self._rest = self._rest, b""
             for event in events_in(rest + b"\n\n"):
-                self.held_back += self._pass(event)
+                passed += self._pass(event)
         if self._is_finished:
             self._end()
         if not self.ended:
             raise UpstreamError(_BROKE_OFF)
+        return passed
 
     def _end(self) -> None:
         """The end, where it says that it is one. Raises UpstreamError when nothing was said before it."""

@@ -87,7 +87,9 @@ class Stream:
                     yield names.mapped(piece)
                 if meter.ended:
                     return
-        meter.finish()
+            last = meter.finish()
+        if last:
+            yield names.mapped(last)
 
 
 def _check(exchange: Exchange) -> None:

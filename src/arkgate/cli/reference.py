@@ -91,6 +91,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "heartbeat_seconds": "How often the reader of a stream hears something before its first token.",
         "drain_seconds": "How long a stream is taken on whose reader has left, to learn what it used.",
         "request_bytes_max": "The largest request to OpenAI's routes; pictures are in it.",
+        "server_tools": "How the types of tools begin that the backend may run for callers, such as "
+        "`web_search`: they cost you, and no price here counts them.",
         "hold_margin_seconds": "How much longer than a call the price stays held, to settle in.",
     },
     "[[backends]]": {
@@ -123,7 +125,10 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "output_sats_per_million": "What a million tokens of the answer cost.",
         "max_tokens": "The longest answer that may be asked for; a request for more is cut to it. 0: any.",
         "default_max_tokens": "How long an answer may be that names no length, where tokens are priced.",
-        "context_tokens": "What the model reads at most; shown to callers.",
+        "context_tokens": "What the model reads at most. Shown to callers, and held where a request brings "
+        "in what it does not hold, such as an earlier response.",
+        "length_field": "Where the length goes that we name for a caller who named none; some models take "
+        "only the second.",
     },
     "[cache]": {
         "url": "`memory`, or `redis://…` of a Redis or Valkey that several gateways share.",

@@ -68,6 +68,7 @@ model = ""                           # e.g. "llama3.2"
 # total_timeout_seconds = 120
 # heartbeat_seconds = 10             # what keeps a stream's reader waiting for the first token
 # drain_seconds = 30                 # how long a stream goes on whose reader has left
+# server_tools = []                  # such as ["web_search"]: tools that the backend runs, at your cost
 
 [[services]]
 name = "ai_chat"
@@ -99,6 +100,7 @@ calls_per_day = 5                    # a UTC day and account; 0 for any number
 # max_tokens = 8192                  # a request for more is cut to it
 # default_max_tokens = 4096          # what is held for a request that names no length
 # context_tokens = 131072
+# length_field = "max_tokens"        # or "max_completion_tokens", where the model takes only that
 
 # [cache]                            # exact repeats are answered from here
 # ttl_seconds = 600                  # 0: never

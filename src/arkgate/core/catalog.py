@@ -44,7 +44,9 @@ class Model:
     default_max_tokens: int = 4096
     """How long an answer is held for when the caller names no limit."""
     context_tokens: int | None = None
-    """What the model reads at most; shown, not enforced."""
+    """What the model reads at most; shown, and held for where a request brings in what it does not hold."""
+    length_field: str = "max_tokens"
+    """Where a chat's length goes when its caller gave none: some models take `max_completion_tokens` only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,10 @@ class Challenger:
         self._limit = limit
         self._observer = observer
 
+    def count(self, client: str) -> None:
+        """Counts an unpaid request that is costly to read. Raises RateLimited."""
+        self._limit.take(client)
+
     async def challenge(
         self,
         service: Service,

@@ -25,7 +25,7 @@ def refusal_for(  # noqa: PLR0911 - one line an outcome
     """The refusal that the ledger's outcome means."""
     outcome = reserved.outcome
     if outcome is ReserveOutcome.INSUFFICIENT:
-        return _insufficient(reserved.balance, price, funded=reserved.funded)
+        return insufficient(reserved.balance, price, funded=reserved.funded)
     if outcome is ReserveOutcome.LIMIT_REACHED:
         return limit_reached(reserved.allowance, service, now_ms)
     if outcome is ReserveOutcome.IN_FLIGHT:
@@ -40,8 +40,8 @@ def refusal_for(  # noqa: PLR0911 - one line an outcome
         )
     if outcome is ReserveOutcome.ANSWER_GONE:
         return AnswerGone(
-            "The call with this Idempotency-Key was made and charged, and its answer is not stored any more. "
-            "To buy a new answer, choose a new key."
+            "The call with this Idempotency-Key was made and charged, and its answer is not stored: it was "
+            "too large, was not read to its end, or its time is over. To buy a new answer, choose a new key."
         )
     if outcome is ReserveOutcome.REQUEST_ID_REUSED:
         return RequestIdReused(
@@ -53,7 +53,8 @@ def refusal_for(  # noqa: PLR0911 - one line an outcome
     return InternalError(f"The ledger answered {outcome.value} to a new call.")
 
 
-def _insufficient(balance: Balance, price: Msat, *, funded: bool) -> Refusal:
+def insufficient(balance: Balance, price: Msat, *, funded: bool) -> Refusal:
+    """The account cannot pay that; or nothing was ever paid into it."""
     needed, available = whole_sats(price, asked_for=True), whole_sats(balance.available)
     fields = {"needed_sats": needed, "available_sats": available}
     if not funded:

@@ -10,8 +10,15 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from arkgate.core.errors import Draining, InternalError, Refusal
-from arkgate.core.ledger import Answer, Reservation, Reserved, ReserveOutcome, Resolved, Standing
+from arkgate.core.errors import Draining, InternalError, Refusal, StoreUnavailable, UpstreamTimeout
+from arkgate.core.ledger import (
+    Answer,
+    ReleaseOutcome,
+    Reservation,
+    Reserved,
+    ReserveOutcome,
+    Standing,
+)
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Used
 from arkgate.gateway.fetch import Fetch, Follower
@@ -93,6 +100,7 @@ class Sale:
         self._meter = Meter(reservation, till.ledger, till.clock, till.observer)
         self._handed: asyncio.Future[Reply | Reserved] = asyncio.get_running_loop().create_future()
         self._standing: Standing | None = None
+        self._is_settling = False
 
     async def made(self) -> Reply | Reserved:
         """The reply as soon as there is one, or why nothing is sold. The sale goes on without its caller.
@@ -112,7 +120,7 @@ class Sale:
         except Refusal as refusal:
             self._refuse(refusal)
         except asyncio.CancelledError:
-            self._refuse(Draining("The gateway is restarting; nothing was charged.", retry_after_seconds=5))
+            self._refuse(self._interrupted())
             raise
         except Exception:
             log.exception("a sale failed", call=self._reservation.call_id)
@@ -120,6 +128,15 @@ class Sale:
         else:
             if not self._handed.done():
                 self._handed.set_result(outcome)
+
+    def _interrupted(self) -> Refusal:
+        if not self._is_settling:
+            return Draining("The gateway is restarting; nothing was charged.", retry_after_seconds=5)
+        return Draining(
+            "The gateway is restarting while it charges this call. Repeat the request with the same "
+            "Idempotency-Key: it brings the answer, or buys it if nothing was charged.",
+            retry_after_seconds=5,
+        )
 
     def _refuse(self, refusal: Refusal) -> None:
         if not self._handed.done():
@@ -215,11 +232,14 @@ class Sale:
         """Charges the call, then gives what was kept back of the answer."""
         order, fetch = self._order, self._fetch
         head = self._shown_head()
+        self._is_settling = True
         try:
             resolved = await self._meter.settle(bill.cost, self._answer(head, body, bill))
-        except Refusal as refusal:
-            self._close_failed(follower, refusal)
+        except asyncio.CancelledError:
+            self._close_failed(follower, self._interrupted())
             raise
+        except Exception as error:
+            raise await self._unsettled(follower, error) from error
         if fetch.is_complete and fetch.is_stream:
             follower.close(order.shape.closing(fetch.held_back, replace(bill, balance=resolved.balance)))
         elif fetch.failure is not None:
@@ -234,6 +254,16 @@ class Sale:
             cached=self._cached,
             is_data=order.is_data,
         )
+
+    async def _unsettled(self, follower: Follower, error: Exception) -> Refusal:
+        """What is told when the charge failed. The payer wins: the hold is given back."""
+        if isinstance(error, UpstreamTimeout):  # swept meanwhile, and given back by that
+            self._close_failed(follower, error)
+            return error
+        if not isinstance(error, StoreUnavailable):
+            log.error("a call could not be settled", call=self._reservation.call_id, exc_info=error)
+            error = InternalError("The gateway failed.")
+        return await self._failed(follower, error)
 
     def _shown_head(self) -> Head:
         """The answer's head with what of it may go on."""
@@ -281,13 +311,16 @@ class Sale:
         """The refusal, after the hold is given back; told inside the stream where that has begun."""
         # A shared fetch's refusal is everybody's: each caller is told of his own account.
         refusal = _own(refusal)
-        resolved: Resolved | None = await self._meter.release(refusal.reason)
-        refusal.fields["refunded"] = resolved is not None
-        if resolved is None:
-            refusal.fields["refund_at_ms"] = self._reservation.deadline_ms
-        else:
-            refusal.with_standing(resolved.standing)
-        self._close_failed(follower, refusal)
+        try:
+            resolved = await self._meter.release(refusal.reason)
+            is_given_back = resolved is not None and resolved.outcome is not ReleaseOutcome.SETTLED
+            refusal.fields["refunded"] = is_given_back
+            if resolved is None:
+                refusal.fields["refund_at_ms"] = self._reservation.deadline_ms
+            else:
+                refusal.with_standing(resolved.standing)
+        finally:
+            self._close_failed(follower, refusal)
         return refusal
 
     def _close_failed(self, follower: Follower, refusal: Refusal) -> None:

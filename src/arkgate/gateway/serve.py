@@ -26,7 +26,7 @@ from arkgate.gateway.admit import Admission, Admitted
 from arkgate.gateway.challenge import Challenger
 from arkgate.gateway.fetch import Entry
 from arkgate.gateway.order import DATA_TYPE, Bill, Head, Order, read_head, usage_document
-from arkgate.gateway.refusals import limit_reached, refusal_for
+from arkgate.gateway.refusals import insufficient, limit_reached, refusal_for
 from arkgate.gateway.sale import CallTerms, Reply, Sale, Till
 from arkgate.gateway.shelf import Shelf
 from arkgate.gateway.traffic import Traffic
@@ -114,6 +114,11 @@ class Gateway:
         except Refusal as refusal:
             await self._tell_standing(refusal, request.service, buyer, limits)
             raise
+
+    async def expect(self, presented: tuple[Presented, ...], client: str) -> None:
+        """Raises for a caller whose request is not worth reading: no right credential, or too many unpaid."""
+        if await self._admission.admit(presented) is None:
+            self._challenger.count(client)
 
     async def _reply(self, request: PaidRequest, buyer: Admitted) -> Reply:
         """Replay; or ready, and from the cache or the backend: reserve, forward and settle."""
@@ -225,9 +230,12 @@ class Gateway:
 
     async def _given(self, request: PaidRequest, buyer: Admitted, order: Order, entry: Entry) -> Reply:
         """A kept answer at no price: no hold, no call of the day's allowance."""
-        standing = await self._standing(request.service, buyer)
-        if standing is None:
+        account = await self._statements.account(buyer.account_id)
+        if account is None:
             raise InternalError("This credential's account does not exist here.")
+        standing = Standing(account.balance, await self._allowance(request.service, buyer))
+        if not account.funded:
+            raise insufficient(account.balance, order.hold, funded=False).with_standing(standing)
         used = entry.usage.used if entry.usage is not None else Used()
         nothing = Msat(0)
         bill = Bill(

@@ -9,7 +9,7 @@ from arkgate.core.ledger import EQUITY_ACCOUNT, EXPENSE_ACCOUNT, INCOME_ACCOUNT
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision that this version can read or upgrade, oldest first."""
 
 REVISION_TABLE = "alembic_version"

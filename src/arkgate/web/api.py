@@ -44,6 +44,7 @@ from arkgate.web.respond import (
     ticks,
     timestamp,
 )
+from arkgate.web.services import check_spelling
 
 NO_STORE = [(b"cache-control", b"no-store")]
 USAGE_LINES_MAX = 1000
@@ -95,8 +96,6 @@ class Api:
             Route("/health/ready", self.ready, methods=["GET"]),
             Route("/health/stream", self.stream, methods=["GET"]),
         ]
-        # What is exact comes first: a service may have everything under a path that others have parts of.
-        priced.sort(key=lambda route: route.path.endswith("}"))
         router = Router(routes=[*free, *self._offers.routes(), *priced], redirect_slashes=False)
         return Routes(self._priced, router)
 
@@ -257,6 +256,7 @@ class Routes:
 
     def __init__(self, priced: Sequence[Priced], router: Router) -> None:
         self._router = router
+        self._paths = frozenset(one.endpoint.path for one in priced)
         self._direct = {
             (one.endpoint.path, method): one
             for one in priced
@@ -267,7 +267,11 @@ class Routes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands the request to what answers it."""
         priced = self._direct.get((scope["path"], scope["method"]))
-        await (self._router if priced is None else priced)(scope, receive, send)
+        if priced is None:
+            check_spelling(scope["path"], self._paths)
+            await self._router(scope, receive, send)
+        else:
+            await priced(scope, receive, send)
 
 
 def _route(priced: Priced) -> Route:

@@ -17,6 +17,7 @@ from arkgate.web.guard import read_body
 from arkgate.web.priced import Priced
 from arkgate.web.requests import arrival_of, presented_in
 from arkgate.web.respond import json_response, timestamp
+from arkgate.web.services import check_spelling
 from arkgate.web.shapes import exact_sats
 
 
@@ -107,6 +108,7 @@ class OffersApi:
         """`POST /v1/quote`: what the body would cost at the endpoint that `path` names; free of charge."""
         path, _, query = request.query_params.get("path", self._usual_path()).partition("?")
         method = request.query_params.get("method", "").upper()
+        check_spelling(path, [one.endpoint.path for one in self._priced])
         priced = self._at(path)
         scope = {
             **request.scope,

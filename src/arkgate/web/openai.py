@@ -18,6 +18,7 @@ from arkgate.core.pricing import Used
 from arkgate.gateway.order import CacheWish, Order, Shape
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.body import check_media_type
+from arkgate.web.bounds import bounded, brought_in, refuse_unpriced
 from arkgate.web.shapes import AnthropicShape, OpenAiShape
 
 Count = Callable[[Outgoing, bytes], Used]
@@ -41,18 +42,10 @@ _ASKED: Final = {
     Dialect.RESPONSES: "input",
     Dialect.MESSAGES: "messages",
 }
-_LENGTH: Final = {
-    Dialect.CHAT: ("max_completion_tokens", "max_tokens"),
-    Dialect.COMPLETIONS: ("max_tokens",),
-    Dialect.EMBEDDINGS: (),
-    Dialect.RESPONSES: ("max_output_tokens",),
-    Dialect.MESSAGES: ("max_tokens",),
-}
 _PASSED: Final = {Dialect.MESSAGES: (b"anthropic-version", b"anthropic-beta")}
 """Headers that belong to the request's meaning."""
-_WITHOUT_EFFECT: Final = frozenset(
-    {"user", "metadata", "stream_options", "safety_identifier", "prompt_cache_key", "store"}
-)
+_WITHOUT_EFFECT: Final = frozenset({"stream_options"})
+"""What does not affect the answer. `user` and `metadata` do: they stand in what Responses answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +70,22 @@ class OpenAiReader:
     takes_nothing = False
 
     def __init__(
-        self, service: Service, dialect: Dialect, *, count: Count, cache: CacheRules, body_bytes_max: int
+        self,
+        service: Service,
+        dialect: Dialect,
+        *,
+        count: Count,
+        cache: CacheRules,
+        body_bytes_max: int,
+        server_tools: tuple[str, ...] = (),
     ) -> None:
+        """`server_tools` begin the types of tools that the backend may run at the operator's cost."""
         self.body_bytes_max = body_bytes_max
         self._service = service
         self._dialect = dialect
         self._count = count
         self._cache = cache
+        self._server_tools = server_tools
         self._counts = any(model.tariff.by_tokens for model in service.models)
 
     def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order | Refusal:
@@ -96,7 +98,10 @@ class OpenAiReader:
 
     def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
         """See `priced.Reader`."""
-        return self._dialect.value.encode() + b"\0" + body
+        headers = () if isinstance(order, Refusal) else order.outgoing.headers
+        return b"\0".join(
+            [self._dialect.value.encode(), *(name + b":" + value for name, value in headers), body]
+        )
 
     def is_slow(self, body: bytes) -> bool:
         """See `priced.Reader`."""
@@ -107,8 +112,9 @@ class OpenAiReader:
         if not document.get(_ASKED[dialect]):
             raise InvalidRequest(f"{_ASKED[dialect]} is missing or empty.")
         stream = _flag(document, "stream")
+        refuse_unpriced(dialect, document, model, self._server_tools)
         choices = _choices(document)
-        length = _bounded(dialect, document, model)
+        length = bounded(dialect, document, model)
         wants_usage = False
         if stream and dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
             wants_usage = _ask_for_usage(document)
@@ -152,10 +158,13 @@ class OpenAiReader:
         if not tariff.by_tokens:
             return tariff.call, tariff.call
         asked = self._count(outgoing, b"").input_tokens
+        if model.context_tokens and brought_in(outgoing.dialect, outgoing.document or {}):
+            asked = model.context_tokens
         answered = 0 if length is None else length * choices
         most = Used(input_tokens=most_input_tokens(asked), output_tokens=answered)
         usual = Used(input_tokens=asked, output_tokens=min(answered, EXPECTED_TOKENS * choices))
-        return tariff.cost(most), tariff.cost(usual)
+        # A hold of nothing cannot be taken; what is charged may be less than this one.
+        return max(Msat(1), tariff.cost(most)), tariff.cost(usual)
 
     def _cache_wish(self, dialect: Dialect, document: Mapping[str, object]) -> CacheWish | None:
         if dialect is not Dialect.EMBEDDINGS and not self._cache.allow(document):
@@ -197,6 +206,7 @@ def _flag(document: Mapping[str, object], name: str) -> bool:
 
 
 def _choices(document: Mapping[str, object]) -> int:
+    """How many answers are asked for: so many to each prompt of a list."""
     numbers = [1]
     for name in ("n", "best_of"):
         value = document.get(name)
@@ -205,31 +215,9 @@ def _choices(document: Mapping[str, object]) -> int:
         if type(value) is not int or not 1 <= value <= CHOICES_MAX:
             raise InvalidRequest(f"{name} must be a whole number from 1 to {CHOICES_MAX}.")
         numbers.append(value)
-    return max(numbers)
-
-
-def _bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int | None:
-    """The longest answer in tokens, after the ceiling; told to the backend where it decides the price."""
-    names = _LENGTH[dialect]
-    if not names:
-        return None
-    given = {name: document[name] for name in names if document.get(name) is not None}
-    for name, value in given.items():
-        if type(value) is not int or value < 1:
-            raise InvalidRequest(f"{name} must be a whole number of at least 1.")
-    ceiling = model.max_tokens
-    if not given:
-        if not model.tariff.by_tokens and ceiling is None:
-            return None
-        length = model.default_max_tokens if ceiling is None else min(ceiling, model.default_max_tokens)
-        document[names[-1]] = length
-        return length
-    length = max(value for value in given.values() if isinstance(value, int))
-    if ceiling is not None and length > ceiling:
-        length = ceiling
-        for name in given:
-            document[name] = ceiling
-    return length
+    prompts = document.get("prompt")
+    is_many = isinstance(prompts, list) and not all(isinstance(entry, int) for entry in prompts)
+    return max(numbers) * (len(prompts) if isinstance(prompts, list) and is_many else 1)
 
 
 def _ask_for_usage(document: dict[str, object]) -> bool:

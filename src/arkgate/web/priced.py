@@ -79,8 +79,10 @@ class Priced:
         self, scope: Scope, headers: Mapping[bytes, bytes], arrival: Arrival, body: bytes
     ) -> PaidRequest:
         """The request with everything HTTP taken off."""
-        reader = self._reader
+        reader, presented = self._reader, presented_in(scope)
+        client = self._client_address.of(scope)
         if reader.is_slow(body):
+            await self._gateway.expect(presented, client)
             order = await asyncio.to_thread(reader.read, scope, headers, body)
         else:
             order = reader.read(scope, headers, body)
@@ -89,11 +91,11 @@ class Priced:
             service=self.service,
             endpoint=self.endpoint,
             request_id=arrival.request_id,
-            presented=presented_in(scope),
+            presented=presented,
             fingerprint=reader.fingerprint(order, body),
             order=order,
             probe=scope["method"] not in self.endpoint.methods or is_empty,
-            client=self._client_address.of(scope),
+            client=client,
             idempotency_key=idempotency_key(headers),
             is_retry=headers.get(b"x-stainless-retry-count", _FIRST) != _FIRST,
         )

@@ -1,6 +1,6 @@
 """Reads requests to services that are any HTTP API: what may pass, and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.types import Scope
 
 from arkgate.core.catalog import Service
-from arkgate.core.errors import InvalidRequest, Refusal, UnsupportedMediaType
+from arkgate.core.errors import InvalidRequest, NotFound, Refusal, UnsupportedMediaType
 from arkgate.gateway.order import Order
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.shapes import RawShape
@@ -128,11 +128,24 @@ def fingerprint(outgoing: Outgoing) -> bytes:
     return b"\0".join([outgoing.method.encode(), outgoing.target, headers, outgoing.body])
 
 
+def check_spelling(path: str, sold: Collection[str]) -> None:
+    """Raises NotFound for a path that is sold but for its last slash.
+
+    Or it could be bought at the price of a shorter path, and be the same for the backend.
+    """
+    twin = path[:-1] if path.endswith("/") else path + "/"
+    if twin in sold and path not in sold:
+        raise NotFound(f"What is sold here is {twin}: write it so.")
+
+
 def check_path(raw: bytes) -> None:
     """Raises InvalidRequest for a path that two servers could read as two different ones."""
-    for segment in raw.split(b"/"):
+    segments = raw.split(b"/")
+    if b"" in segments[1:-1] or b";" in unquote_to_bytes(raw):
+        raise InvalidRequest("The path holds // or a semicolon, which could be read in two ways.")
+    for segment in segments:
         decoded = unquote_to_bytes(segment)
-        if decoded in (b".", b"..") or any(byte in decoded for byte in b"/\\") or decoded.startswith(b"..;"):
+        if decoded in (b".", b"..") or any(byte in decoded for byte in b"/\\"):
             raise InvalidRequest("The path holds a segment that could be read in two ways.")
         if any(byte < 0x20 or byte == 0x7F for byte in decoded):
             raise InvalidRequest("The path holds a control character.")

@@ -68,15 +68,16 @@ def by_body(
 ) -> Repeated | None:
     """What a used-up account is answered that repeats the body of its last call; None: no such call.
 
-    Also while that call is still under way: a client that lost patience must not be asked to pay again.
+    Also while that call is still under way: a client that lost patience must not be asked to pay again, nor
+    be given the answer of an older call while this one is charged.
     """
+    if database.execute(queries.UNDER_WAY, (account_id, service, request_hash)).fetchone() is not None:
+        return Repeated(ReserveOutcome.IN_FLIGHT)
     call = last_settled(database, account_id, service)
     if call is not None and call.is_for(service, request_hash):
         answer = stored_answer(database, call.call_id, now_ms)
         if answer is not None:
             return Repeated(ReserveOutcome.ANSWERED, answer)
-    if database.execute(queries.UNDER_WAY, (account_id, service, request_hash)).fetchone() is not None:
-        return Repeated(ReserveOutcome.IN_FLIGHT)
     return None
 
 
