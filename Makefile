@@ -50,7 +50,7 @@ run: $(VENV)/.runtime
 	@exec $(VENV)/bin/arkgate demo
 
 test: $(VENV)/.dev $(CLIENTS)/.ready
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" tests/setup.sh $(VENV)/bin/python -m pytest $(PYTEST)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" tests/setup.sh $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 test-node: $(VENV)/.dev
 	@$(VENV)/bin/python -m pytest -m node tests/node $(PYTEST)

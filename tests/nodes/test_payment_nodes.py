@@ -51,7 +51,7 @@ from arkgate.simulator.simulation import Simulation
 from arkgate.simulator.waved import SimulatedWaved
 from arkgate.store.clock import SystemClock
 
-TIMEOUT_SECONDS = 0.6
+TIMEOUT_SECONDS = 2.0
 PAGE_INVOICES = 3
 HOUR_MS = 3600 * 1000
 

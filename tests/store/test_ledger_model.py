@@ -117,13 +117,13 @@ class Model:
                     kept = hold.kept_until > now_ms
                     return ReserveOutcome.ANSWERED if kept else ReserveOutcome.ANSWER_GONE
             return None
+        under_way = (hold for hold in live if hold.state == "open")
+        if used_up and any(hold.asked.request_hash == asked.request_hash for hold in under_way):
+            return ReserveOutcome.IN_FLIGHT
         last = [hold for hold in self.settled if hold.asked.account_id == asked.account_id][-1:]
         same = bool(last) and last[0].asked.request_hash == asked.request_hash
-        if used_up and same and last[0].kept_until > now_ms:
-            return ReserveOutcome.ANSWERED
-        under_way = (hold for hold in live if hold.state == "open")
-        twin = any(hold.asked.request_hash == asked.request_hash for hold in under_way)
-        return ReserveOutcome.IN_FLIGHT if used_up and twin else None
+        is_kept = used_up and same and last[0].kept_until > now_ms
+        return ReserveOutcome.ANSWERED if is_kept else None
 
 
 class LedgerMachine(RuleBasedStateMachine):

@@ -295,6 +295,23 @@ async def test_a_used_up_credential_waits_for_its_call_under_way(store: Store, c
 
 
 @in_books
+async def test_a_call_under_way_comes_before_the_answer_of_an_older_one(
+    store: Store, clock: ManualClock
+) -> None:
+    await pay(store, 2 * PRICE)
+    older = call(body="q")
+    await store.ledger.reserve(older)
+    await store.ledger.settle(older.call_id, PRICE, answer_to(older))
+    newer = call(body="q")
+    assert (await store.ledger.reserve(newer)).outcome is ReserveOutcome.RESERVED
+
+    assert (await both(store, call(body="q"))).outcome is ReserveOutcome.IN_FLIGHT
+    await store.ledger.release(newer.call_id, "failed")
+    await store.ledger.reserve(call(body="other"))
+    assert (await both(store, call(body="q"))).outcome is ReserveOutcome.ANSWERED
+
+
+@in_books
 async def test_a_repeated_request_is_told_its_own_accounts_day(store: Store, clock: ManualClock) -> None:
     for account_id, others in ((ALICE, 1), (BOB, 2)):
         await pay(store, 9 * PRICE, account_id)
