@@ -435,7 +435,7 @@ GATEWAY: Mapping[str, Sequence[Scenario]] = {
         Scenario(a_call_is_given_up, settings={"grace_seconds": 0.1})
     ],
     "gateway.meter.Meter.settle:ledger.settle": [*TOKEN, *PROOF, *STREAM],
-    "gateway.fetch.Fetch.run:backend.forward": [*TOKEN, *PROOF, *STREAM],
+    "gateway.fetch.Fetch._take:backend.forward": [*TOKEN, *PROOF, *STREAM],
     "gateway.sessions.Sessions.open:ledger.open_session": [Scenario(a_session_is_paid)],
     "gateway.sessions.Sessions.token:ledger.set_token": [Scenario(a_credential_becomes_a_token)],
     "gateway.sessions.Sessions.top_up:ledger.add_address": [Scenario(a_token_is_topped_up)],
