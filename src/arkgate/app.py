@@ -45,7 +45,9 @@ from arkgate.web.admin import Admin
 from arkgate.web.ai_chat import AiChatReader
 from arkgate.web.api import Api
 from arkgate.web.client import ClientAddress
+from arkgate.web.discovery import Discovery
 from arkgate.web.guard import Guard
+from arkgate.web.llms import Means
 from arkgate.web.metrics import Metrics
 from arkgate.web.offers import OffersApi
 from arkgate.web.openai import PATHS, OpenAiReader
@@ -337,6 +339,7 @@ class _Parts:
             clock=self.clock,
             client_address=ClientAddress(settings.trusted_proxies),
             public_url=settings.public_url,
+            discovery=Discovery(settings.catalog, self._means(sessions), settings.public_url),
         )
         admin = Admin(
             metrics=self.metrics,
@@ -354,6 +357,17 @@ class _Parts:
             ),
             operator=Guard(admin.routes(), public_url=settings.public_url, answered=lambda _: None),
             calls=self.calls,
+        )
+
+    def _means(self, sessions: Sessions) -> Means:
+        """How anybody can pay here."""
+        nodes = self.settings.nodes
+        return Means(
+            lightning=any(node.lightning for node in nodes),
+            ark=any(node.ark_addresses for node in nodes),
+            network=next((node.network for node in nodes if node.network), None),
+            minimum=sessions.minimum,
+            maximum=sessions.maximum,
         )
 
     def _gateway(self, admission: Admission) -> Gateway:

@@ -28,6 +28,7 @@ from arkgate.gateway.serve import replied
 from arkgate.gateway.sessions import Sessions
 from arkgate.ports import Clock, Statements
 from arkgate.web.client import ClientAddress
+from arkgate.web.discovery import Discovery
 from arkgate.web.funding import payable_body
 from arkgate.web.offers import OffersApi
 from arkgate.web.openapi import described
@@ -67,6 +68,7 @@ class Api:
         clock: Clock,
         client_address: ClientAddress,
         public_url: str,
+        discovery: Discovery,
     ) -> None:
         self._priced = priced
         self._offers = offers
@@ -78,6 +80,7 @@ class Api:
         self._clock = clock
         self._client_address = client_address
         self._public_url = public_url
+        self._discovery = discovery
 
     def routes(self) -> "Routes":
         """The routes; refusals are raised through it, to be answered by the guard."""
@@ -96,7 +99,9 @@ class Api:
             Route("/health/ready", self.ready, methods=["GET"]),
             Route("/health/stream", self.stream, methods=["GET"]),
         ]
-        router = Router(routes=[*free, *self._offers.routes(), *priced], redirect_slashes=False)
+        router = Router(
+            routes=[*free, *self._offers.routes(), *self._discovery.routes(), *priced], redirect_slashes=False
+        )
         return Routes(self._priced, router)
 
     async def open_session(self, request: Request) -> Response:

@@ -1,0 +1,171 @@
+"""Maps for agents that have only the address: what is sold, for how much, how to pay, how to call.
+
+All of them are rendered from the one catalog, so that no price can drift from what is charged.
+"""
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from arkgate.core.catalog import Catalog, Endpoint, Service, ServiceKind
+from arkgate.core.money import Msat, whole_sats
+from arkgate.web.examples import endpoints_of, example_of
+from arkgate.web.llms import CREDENTIAL, REFUNDS, RETRY, Means, examples_text, session_amount, short_text
+from arkgate.web.offers import tariff_told
+from arkgate.web.openapi import VERSION
+from arkgate.web.respond import json_response, raw_response
+
+MAP_HEADERS: Final = ((b"cache-control", b"public, max-age=300"),)
+_MARKDOWN: Final = b"text/markdown; charset=utf-8"
+_TOKEN: Final = "Authorization: Bearer ak_…"  # noqa: S105 - how one looks
+
+
+class Discovery:
+    """The maps, at the addresses where agents and directories look for them."""
+
+    def __init__(self, catalog: Catalog, means: Means, public_url: str) -> None:
+        self._catalog = catalog
+        self._means = means
+        self._url = public_url
+
+    def routes(self) -> list[Route]:
+        """All of them; they are free and name no secret."""
+        return [
+            Route("/.well-known/l402.json", self.l402, methods=["GET"]),
+            Route("/.well-known/l402", self.l402, methods=["GET"]),
+            Route("/.well-known/arkapi.json", self.arkapi, methods=["GET"]),
+            Route("/llms.txt", self.llms, methods=["GET"]),
+            Route("/llms-full.txt", self.llms_full, methods=["GET"]),
+            Route("/robots.txt", self.robots, methods=["GET"]),
+        ]
+
+    async def l402(self, request: Request) -> Response:
+        """`GET /.well-known/l402.json`: what is sold, as directories of L402 services read it."""
+        chat = self._catalog.chat
+        body = {
+            "version": "1",
+            "name": "arkgate",
+            "description": self._means.summary,
+            "base_url": self._url,
+            "documentation_url": f"{self._url}/llms.txt",
+            "openapi_url": f"{self._url}/openapi.json",
+            "catalog_url": f"{self._url}/v1/catalog",
+            "pricing": {
+                "unit": "call",
+                "currency": "sat",
+                "default": whole_sats(self._usual(), asked_for=True),
+            },
+            "payment": {
+                "methods": self._means.methods,
+                "network": self._means.network,
+                "challenge": "A request without credential is answered 402 with WWW-Authenticate: L402 "
+                'macaroon="…", invoice="…"; the body has the same as macaroon and invoice.',
+                "credential": CREDENTIAL,
+                "token": self._session(),
+            },
+            "capabilities": {
+                "streaming": chat is not None,
+                "models": [] if chat is None else [model.name for model in chat.models],
+                "idempotency": RETRY,
+                "refunds": REFUNDS,
+                "balance_expires": self._catalog.balance_expiry.value,
+            },
+            "endpoints": [
+                self._endpoint(service, endpoint) for service, endpoint in endpoints_of(self._catalog)
+            ],
+        }
+        return json_response(body, headers=MAP_HEADERS)
+
+    async def arkapi(self, request: Request) -> Response:
+        """`GET /.well-known/arkapi.json`: the fields that ArkAPI's own map has."""
+        url = self._url
+        body = {
+            "name": "arkgate",
+            "description": self._means.summary,
+            "homepage": url,
+            "openapi_url": f"{url}/openapi.json",
+            "llms_url": f"{url}/llms.txt",
+            "llms_full_url": f"{url}/llms-full.txt",
+            "catalog_url": f"{url}/v1/catalog",
+            "version": VERSION,
+            "auth": {
+                "type": "bearer",
+                "format": "Bearer ak_…",
+                "session_create_url": f"{url}/v1/sessions",
+                "session_balance_url": f"{url}/v1/balance",
+                "l402": CREDENTIAL,
+            },
+            "funding": {"network": self._means.network, "methods": self._means.methods},
+            "pricing_model": {"type": "prepaid", "unit": "sats", "cost_field": "cost_sats"},
+            "discovery": {"l402": f"{url}/.well-known/l402.json", "models": f"{url}/v1/models"},
+            "capabilities": ["l402", "streaming", "refunds", "idempotency", "top_up", "statement"],
+            "tools": [self._tool(service, endpoint) for service, endpoint in endpoints_of(self._catalog)],
+        }
+        return json_response(body, headers=MAP_HEADERS)
+
+    async def llms(self, request: Request) -> Response:
+        """`GET /llms.txt`: the shortest way to a paid call, in words."""
+        return _text(short_text(self._catalog, self._means, self._url), _MARKDOWN)
+
+    async def llms_full(self, request: Request) -> Response:
+        """`GET /llms-full.txt`: the same with an example of each endpoint and what refusals mean."""
+        short = short_text(self._catalog, self._means, self._url)
+        return _text(short + examples_text(self._catalog, self._url), _MARKDOWN)
+
+    async def robots(self, request: Request) -> Response:
+        """`GET /robots.txt`: priced routes are not for crawlers; the maps are."""
+        paths = [f"Disallow: {endpoint.path}" for _, endpoint in endpoints_of(self._catalog)]
+        lines = ["User-agent: *", *paths, "Allow: /", "", f"# For agents: {self._url}/llms.txt", ""]
+        return _text("\n".join(lines), b"text/plain; charset=utf-8")
+
+    def _usual(self) -> Msat:
+        return next(iter(self._catalog)).price
+
+    def _session(self) -> dict[str, object]:
+        return {
+            "create": f"POST {self._url}/v1/sessions",
+            "body": {"amount_sats": session_amount(self._means)},
+            "balance": f"GET {self._url}/v1/balance",
+            "top_up": f"POST {self._url}/v1/topups",
+            "credential": _TOKEN,
+            "minimum_sats": whole_sats(self._means.minimum, asked_for=True),
+            "maximum_sats": whole_sats(self._means.maximum),
+        }
+
+    def _endpoint(self, service: Service, endpoint: Endpoint) -> dict[str, object]:
+        example = example_of(service, endpoint)
+        return {
+            "path": endpoint.path,
+            "url": self._url + endpoint.path,
+            "everything_under_it": endpoint.is_prefix,
+            "method": endpoint.methods[0],
+            "methods": list(endpoint.methods),
+            "category": "ai" if service.kind is ServiceKind.CHAT else "api",
+            "description": endpoint.description,
+            "service": service.name,
+            "price_sats": whole_sats(service.price, asked_for=True),
+            "pricing": tariff_told(service.tariff),
+            "calls_per_day": service.calls_per_day,
+            "request": None
+            if example.body is None
+            else {"type": "application/json", "example": example.body},
+        }
+
+    def _tool(self, service: Service, endpoint: Endpoint) -> dict[str, object]:
+        return {
+            "id": "_".join(
+                [endpoint.methods[0].lower(), *endpoint.path.strip("/").replace("-", "_").split("/")]
+            ),
+            "path": endpoint.path,
+            "method": endpoint.methods[0],
+            "cost_sats": whole_sats(service.price, asked_for=True),
+            "category": "ai" if service.kind is ServiceKind.CHAT else "api",
+            "description": endpoint.description,
+            "sample_intent": endpoint.description,
+        }
+
+
+def _text(words: str, media_type: bytes) -> Response:
+    return raw_response(words.encode(), headers=[(b"content-type", media_type), *MAP_HEADERS])
