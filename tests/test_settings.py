@@ -474,11 +474,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a path that belongs to the gateway": (
         added("[[services]]", 'path = "/v1/chat"'),
-        "[[services]] path must be like /api/ai-chat, or /api/ for all under it, and not under /v1/",
+        "[[services]] path must be like /api/ai-chat, or /api/ for all under it, and none of the gateway's",
     ),
     "a path without slash": (
         added("[[services]]", 'path = "chat"'),
-        "[[services]] path must be like /api/ai-chat, or /api/ for all under it, and not under /v1/",
+        "[[services]] path must be like /api/ai-chat, or /api/ for all under it, and none of the gateway's",
     ),
     "a service's name with capitals": (
         added("[[services]]", 'name = "AI chat"'),
@@ -710,7 +710,8 @@ WRONG_OFFERS = {
         'request_headers = ["Authorization"]\nkind = "http"\nname',
         "cannot pass",
     ),
-    "a path under /v1/": ('"/weather/"', '"/v1/weather/"', "not under /v1/"),
+    "a path under /v1/": ('"/weather/"', '"/v1/weather/"', "none of the gateway's own"),
+    "the path of a page": ('"/weather/"', '"/docs/"', "none of the gateway's own"),
     "a path with two slashes": ('"/weather/"', '"/weather//x"', "path must be like"),
     "two backends of one name": (
         "[[backends]]",

@@ -20,6 +20,10 @@ from arkgate.web.services import NEVER, REQUEST_HEADERS, RESPONSE_HEADERS, HttpT
 BACKEND_KINDS = ("openai", "http")
 SERVICE_KINDS = tuple(kind.value for kind in ServiceKind)
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+OUR_PREFIXES = ("/v1/", "/health", "/.well-known/")
+OUR_FILES = ("/openapi.json", "/llms.txt", "/llms-full.txt", "/robots.txt", "/sitemap.xml", "/favicon.ico")
+OUR_PAGES = ("/fund", "/pay", "/dashboard", "/docs", "/apis", "/static", "/mcp")
+"""What the gateway answers itself, or will: nobody's service may be there."""
 REQUEST_BYTES_MAX = 64 * 1024 * 1024
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
@@ -314,11 +318,11 @@ class OffersReader:
 
     def _path(self, table: Table, default: str) -> str:
         path = table.text("path", default) if default else table.text("path")
-        taken = path.startswith(("/v1/", "/health", "/.well-known/"))
+        taken = path.startswith(OUR_PREFIXES) or path.rstrip("/") in (*OUR_FILES, *OUR_PAGES)
         if path and (not _PATH.match(path) or "//" in path or taken):
             self._problems.append(
                 f"{table.where} path must be like /api/ai-chat, or /api/ for all under it, "
-                "and not under /v1/, /health or /.well-known/."
+                "and none of the gateway's own: under /v1/, /health or /.well-known/, or a page's."
             )
         return path
 
