@@ -1,6 +1,7 @@
 """The paid call from request to reply: replay, quote, challenge, admit, reserve, forward, settle."""
 
 import contextlib
+import os
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ __all__ = ["CallTerms", "Gateway", "PaidRequest", "Reply", "replied"]
 log = structlog.get_logger()
 BEYOND_ANY_BALANCE = Msat(2**62)
 _ids = random.Random()  # noqa: S311 - seeded by the system; an id is unique and no secret
+os.register_at_fork(after_in_child=_ids.seed)  # or two children would give the same ids
 
 
 @dataclass(frozen=True, slots=True)

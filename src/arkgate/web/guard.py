@@ -1,5 +1,6 @@
 """The outermost ASGI layer: request id, common headers, preflights, and one place that answers refusals."""
 
+import os
 import random
 import re
 import time
@@ -25,6 +26,7 @@ from arkgate.web.respond import raw_response
 log = structlog.get_logger()
 BODY_BYTES_MAX = 1024 * 1024
 _ids = random.Random()  # noqa: S311 - seeded by the system; an id is unique and no secret
+os.register_at_fork(after_in_child=_ids.seed)  # or two children would give the same ids
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 _EXPOSED = (
     b"WWW-Authenticate, X-Request-Id, X-Cost-Sats, X-Balance-Sats, X-Credit-Balance, X-RateLimit-Limit, "
