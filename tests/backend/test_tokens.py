@@ -85,3 +85,11 @@ def test_an_answer_is_what_was_said_in_it() -> None:
     streamed = Outgoing(Dialect.CHAT, {}, "m", stream=True)
     assert count_used(streamed, stream + b"data: {broken\n\n").output_tokens == 2
     assert count_used(question(), b"not json").output_tokens == 0
+
+
+def test_a_picture_in_an_answer_is_not_counted_as_words() -> None:
+    picture = b'{"type": "image_url", "image_url": {"url": "data:image/png;base64,%b"}}' % (b"A" * 10_000)
+    said = b'{"type": "text", "text": "hello world"}'
+    whole = b'{"choices": [{"message": {"content": [%b, %b]}}]}' % (said, picture)
+
+    assert count_used(question(), whole).output_tokens == 2

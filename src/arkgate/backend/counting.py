@@ -51,8 +51,13 @@ def _question_tokens(document: Mapping[str, object]) -> int:
     return overhead + parts + count_tokens("\n".join(texts))
 
 
-def _leaves(value: object) -> Iterator[str | int]:
-    """Every text in a value, names of fields included; a number of tokens for each picture, sound or file."""
+def _texts(value: object) -> Iterator[str]:
+    """Every text of an answer's part: the model wrote it, but not the names of its fields."""
+    return (found for found in _leaves(value, names=False) if isinstance(found, str))
+
+
+def _leaves(value: object, *, names: bool = True) -> Iterator[str | int]:
+    """Every text in a value, with `names` its fields' too; for a picture, sound or file its tokens."""
     stack = [value]
     while stack:
         top = stack.pop()
@@ -70,7 +75,8 @@ def _leaves(value: object) -> Iterator[str | int]:
                 yield max(IMAGE_TOKENS, _size(top) // FILE_BYTES_A_TOKEN)
             else:
                 stack += [entry for name, entry in reversed(top.items()) if name not in ("role", "type")]
-                yield from (name for name in top if name not in _STRUCTURE)
+                if names:
+                    yield from (name for name in top if name not in _STRUCTURE)
 
 
 def _size(value: object) -> int:
@@ -114,16 +120,3 @@ def _said(document: Mapping[str, object]) -> list[str]:
         found = [delta.get(name) for name in ("text", "partial_json", "thinking")]
         return [text for text in found if isinstance(text, str)]
     return [text for name in ("content", "output") for text in _texts(document.get(name))]
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every text of an answer's part, without the names of its fields."""
-    stack = [value]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, str):
-            yield top
-        elif isinstance(top, list):
-            stack += reversed(top)
-        elif isinstance(top, dict):
-            stack += [entry for name, entry in reversed(top.items()) if name not in ("role", "type")]
