@@ -398,8 +398,7 @@ class _Parts:
         address = ClientAddress(self.settings.trusted_proxies)
         priced = [
             Priced(service, endpoint, self._reader(service, endpoint), gateway, address)
-            for service in self.settings.catalog
-            for endpoint in service.endpoints
+            for service, endpoint in self.settings.catalog.offered()
         ]
         return sorted(priced, key=lambda one: (one.endpoint.is_prefix, -len(one.endpoint.path)))
 

@@ -18,6 +18,7 @@ MAPS = (
     "/llms.txt",
     "/llms-full.txt",
 )
+TYPES = {"/robots.txt": "text/plain", "/llms.txt": "text/markdown", "/llms-full.txt": "text/markdown"}
 PRICE = 73
 
 
@@ -119,15 +120,8 @@ def test_maps_may_be_kept_for_minutes_and_have_their_types(tmp_path: Path) -> No
     async def story(stage: Stage) -> None:
         for path in (*MAPS, "/robots.txt"):
             answer = await stage.http.get(path)
-            kind = (
-                "text/plain"
-                if "robots" in path
-                else "text/markdown"
-                if "llms" in path
-                else "application/json"
-            )
             assert answer.status_code == 200
-            assert answer.headers["content-type"].startswith(kind)
+            assert answer.headers["content-type"].startswith(TYPES.get(path, "application/json"))
             assert answer.headers["cache-control"] == "public, max-age=300"
             assert (await stage.http.head(path)).content == b""
         robots = (await stage.http.get("/robots.txt")).text.split("\n")

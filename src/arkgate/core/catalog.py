@@ -96,13 +96,17 @@ class Catalog:
 
     def __post_init__(self) -> None:
         names = [service.name for service in self.services]
-        paths = [endpoint.path for service in self.services for endpoint in service.endpoints]
+        paths = [endpoint.path for _, endpoint in self.offered()]
         for field, values in (("name", names), ("path", paths)):
             if len(values) != len(set(values)):
                 raise ValueError(f"two services share a {field}: {', '.join(values)}")
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.services)
+
+    def offered(self) -> Iterator[tuple[Service, Endpoint]]:
+        """Every endpoint with its service."""
+        return ((service, endpoint) for service in self.services for endpoint in service.endpoints)
 
     @property
     def chat(self) -> Service | None:

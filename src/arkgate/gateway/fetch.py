@@ -278,16 +278,15 @@ class Fetch:
 
         What is kept until its end anyway is not worth a timeout: after a while it is taken all the same.
         """
-        began, so_far = self._loop.time(), self._waited_seconds
-        patience = PATIENCE_SHARE * self.terms.total_seconds
+        began = self._loop.time()
+        patience = PATIENCE_SHARE * self.terms.total_seconds - self._waited_seconds
         self._is_held_up = True
         try:
-            while self._is_far_ahead() and (self._is_raw or self._waited_seconds <= patience):
+            while self._is_far_ahead() and (self._is_raw or self._loop.time() - began <= patience):
                 if not await self._moved.wait(LOOK_SECONDS):
                     incoming.check()
-                self._waited_seconds = so_far + self._loop.time() - began
         finally:
-            self._waited_seconds = so_far + self._loop.time() - began
+            self._waited_seconds += self._loop.time() - began
         self._is_held_up = False
 
 

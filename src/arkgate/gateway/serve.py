@@ -1,8 +1,6 @@
 """The paid call from request to reply: replay, quote, challenge, admit, reserve, forward, settle."""
 
 import contextlib
-import os
-import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +9,7 @@ import structlog
 
 from arkgate.core.catalog import Endpoint, Service
 from arkgate.core.errors import InsufficientBalance, InternalError, Refusal, StoreUnavailable
+from arkgate.core.ids import random_bits
 from arkgate.core.keys import Keyring
 from arkgate.core.ledger import (
     AllowanceState,
@@ -38,8 +37,6 @@ __all__ = ["CallTerms", "Gateway", "PaidRequest", "Reply", "replied"]
 
 log = structlog.get_logger()
 BEYOND_ANY_BALANCE = Msat(2**62)
-_ids = random.Random()  # noqa: S311 - seeded by the system; an id is unique and no secret
-os.register_at_fork(after_in_child=_ids.seed)  # or two children would give the same ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +294,7 @@ class Gateway:
 
 def new_call_id(now_ms: int) -> str:
     """A unique id that sorts by time, so that the ledger's newest rows stay together."""
-    return f"{now_ms:012x}{_ids.getrandbits(80):020x}"
+    return f"{now_ms:012x}{random_bits(80):020x}"
 
 
 def replied(answer: Answer, standing: Standing) -> Reply:

@@ -11,10 +11,10 @@ from starlette.routing import Route
 
 from arkgate.core.catalog import Catalog, Endpoint, Service, ServiceKind
 from arkgate.core.money import Msat, whole_sats
-from arkgate.web.examples import endpoints_of, example_of
+from arkgate.web.examples import example_of
 from arkgate.web.llms import CREDENTIAL, REFUNDS, RETRY, Means, examples_text, session_amount, short_text
-from arkgate.web.offers import tariff_told
-from arkgate.web.openapi import VERSION
+from arkgate.web.offers import endpoint_told
+from arkgate.web.openapi import VERSION, operation_id
 from arkgate.web.respond import json_response, raw_response
 
 MAP_HEADERS: Final = ((b"cache-control", b"public, max-age=300"),)
@@ -72,9 +72,7 @@ class Discovery:
                 "refunds": REFUNDS,
                 "balance_expires": self._catalog.balance_expiry.value,
             },
-            "endpoints": [
-                self._endpoint(service, endpoint) for service, endpoint in endpoints_of(self._catalog)
-            ],
+            "endpoints": [self._endpoint(service, endpoint) for service, endpoint in self._catalog.offered()],
         }
         return json_response(body, headers=MAP_HEADERS)
 
@@ -101,7 +99,7 @@ class Discovery:
             "pricing_model": {"type": "prepaid", "unit": "sats", "cost_field": "cost_sats"},
             "discovery": {"l402": f"{url}/.well-known/l402.json", "models": f"{url}/v1/models"},
             "capabilities": ["l402", "streaming", "refunds", "idempotency", "top_up", "statement"],
-            "tools": [self._tool(service, endpoint) for service, endpoint in endpoints_of(self._catalog)],
+            "tools": [self._tool(service, endpoint) for service, endpoint in self._catalog.offered()],
         }
         return json_response(body, headers=MAP_HEADERS)
 
@@ -116,7 +114,7 @@ class Discovery:
 
     async def robots(self, request: Request) -> Response:
         """`GET /robots.txt`: priced routes are not for crawlers; the maps are."""
-        paths = [f"Disallow: {endpoint.path}" for _, endpoint in endpoints_of(self._catalog)]
+        paths = [f"Disallow: {endpoint.path}" for _, endpoint in self._catalog.offered()]
         lines = ["User-agent: *", *paths, "Allow: /", "", f"# For agents: {self._url}/llms.txt", ""]
         return _text("\n".join(lines), b"text/plain; charset=utf-8")
 
@@ -135,36 +133,28 @@ class Discovery:
         }
 
     def _endpoint(self, service: Service, endpoint: Endpoint) -> dict[str, object]:
-        example = example_of(service, endpoint)
+        told, body = endpoint_told(service, endpoint), example_of(service, endpoint).body
         return {
-            "path": endpoint.path,
+            "price_sats": told.pop("cost_sats"),
+            **told,
             "url": self._url + endpoint.path,
             "everything_under_it": endpoint.is_prefix,
-            "method": endpoint.methods[0],
-            "methods": list(endpoint.methods),
-            "category": "ai" if service.kind is ServiceKind.CHAT else "api",
-            "description": endpoint.description,
-            "service": service.name,
-            "price_sats": whole_sats(service.price, asked_for=True),
-            "pricing": tariff_told(service.tariff),
-            "calls_per_day": service.calls_per_day,
-            "request": None
-            if example.body is None
-            else {"type": "application/json", "example": example.body},
+            "category": _category(service),
+            "request": body and {"type": "application/json", "example": body},
         }
 
     def _tool(self, service: Service, endpoint: Endpoint) -> dict[str, object]:
+        told = endpoint_told(service, endpoint)
         return {
-            "id": "_".join(
-                [endpoint.methods[0].lower(), *endpoint.path.strip("/").replace("-", "_").split("/")]
-            ),
-            "path": endpoint.path,
-            "method": endpoint.methods[0],
-            "cost_sats": whole_sats(service.price, asked_for=True),
-            "category": "ai" if service.kind is ServiceKind.CHAT else "api",
-            "description": endpoint.description,
+            "id": operation_id(endpoint, endpoint.methods[0]),
+            **{name: told[name] for name in ("path", "method", "cost_sats", "description")},
+            "category": _category(service),
             "sample_intent": endpoint.description,
         }
+
+
+def _category(service: Service) -> str:
+    return "ai" if service.kind is ServiceKind.CHAT else "api"
 
 
 def _text(words: str, media_type: bytes) -> Response:

@@ -1,11 +1,11 @@
 """One request to each priced endpoint that anybody can copy, for every page and map that shows one."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from arkgate.core.catalog import Catalog, Endpoint, Service, ServiceKind
+from arkgate.core.catalog import Endpoint, Service, ServiceKind
 
 _QUESTION: Final = "How is Ark different from Lightning?"
 _BODIES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -33,11 +33,6 @@ class Example:
         elif self.method != "GET":
             parts.insert(1, f"-X {self.method}")
         return " ".join(parts)
-
-
-def endpoints_of(catalog: Catalog) -> Iterator[tuple[Service, Endpoint]]:
-    """Everything that is sold, in the catalog's order."""
-    return ((service, endpoint) for service in catalog for endpoint in service.endpoints)
 
 
 def example_of(service: Service, endpoint: Endpoint) -> Example:

@@ -1,7 +1,5 @@
 """The outermost ASGI layer: request id, common headers, preflights, and one place that answers refusals."""
 
-import os
-import random
 import re
 import time
 from collections.abc import Callable
@@ -20,13 +18,12 @@ from arkgate.core.errors import (
     PayloadTooLarge,
     Refusal,
 )
+from arkgate.core.ids import random_bits
 from arkgate.web.errors import public_sentence, refusal_response, style_of
 from arkgate.web.respond import raw_response
 
 log = structlog.get_logger()
 BODY_BYTES_MAX = 1024 * 1024
-_ids = random.Random()  # noqa: S311 - seeded by the system; an id is unique and no secret
-os.register_at_fork(after_in_child=_ids.seed)  # or two children would give the same ids
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 _EXPOSED = (
     b"WWW-Authenticate, X-Request-Id, X-Cost-Sats, X-Balance-Sats, X-Credit-Balance, X-RateLimit-Limit, "
@@ -131,7 +128,7 @@ def _arrival(scope: Scope) -> Arrival:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.match(value):
             return Arrival(value.decode())
-    return Arrival(f"{_ids.getrandbits(96):024x}")
+    return Arrival(f"{random_bits(96):024x}")
 
 
 def _as_refusal(error: Exception, scope: Scope) -> Refusal:

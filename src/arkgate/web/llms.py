@@ -6,7 +6,7 @@ from typing import Final
 
 from arkgate.core.catalog import Catalog, Endpoint, Service
 from arkgate.core.money import Msat, whole_sats
-from arkgate.web.examples import endpoints_of, example_of
+from arkgate.web.examples import example_of
 from arkgate.web.offers import tariff_told
 from arkgate.web.shapes import exact_sats
 
@@ -53,9 +53,9 @@ def session_amount(means: Means) -> int:
 
 def short_text(catalog: Catalog, means: Means, url: str) -> str:
     """The shortest way to a paid call."""
-    call = example_of(*next(endpoints_of(catalog)))
+    call = example_of(*next(catalog.offered()))
     body = json.dumps({"amount_sats": session_amount(means)})
-    sold = "\n".join(_line(service, endpoint) for service, endpoint in endpoints_of(catalog))
+    sold = "\n".join(_line(service, endpoint) for service, endpoint in catalog.offered())
     by_l402 = f"""\
 1. Ask without a credential. The answer is 402, with `macaroon` and `invoice` in its JSON body and in its
    header `WWW-Authenticate`.
@@ -105,7 +105,7 @@ def examples_text(catalog: Catalog, url: str) -> str:
     examples = "\n".join(
         f"### {endpoint.path}\n\n{endpoint.description}\n\n"
         f"    {example_of(service, endpoint).curl(url, 'Bearer ak_…')}\n"
-        for service, endpoint in endpoints_of(catalog)
+        for service, endpoint in catalog.offered()
     )
     models = [] if catalog.chat is None else catalog.chat.models
     priced = "\n".join(f"- `{model.name}`: {json.dumps(tariff_told(model.tariff))}" for model in models)

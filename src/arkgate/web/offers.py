@@ -58,9 +58,8 @@ class OffersApi:
         """`GET /v1/catalog`: every priced endpoint."""
         rate = self._rate()
         endpoints = [
-            _endpoint(service, endpoint) | _in_fiat(rate, cost_fiat=service.price)
-            for service in self._catalog
-            for endpoint in service.endpoints
+            endpoint_told(service, endpoint) | _in_fiat(rate, cost_fiat=service.price)
+            for service, endpoint in self._catalog.offered()
         ]
         chat = self._catalog.chat
         body = {
@@ -179,7 +178,8 @@ def _in_fiat(rate: FiatRate | None, **amounts: Msat) -> dict[str, object]:
     return {name: {"amount": rate.of(amount), "currency": rate.currency} for name, amount in amounts.items()}
 
 
-def _endpoint(service: Service, endpoint: Endpoint) -> dict[str, object]:
+def endpoint_told(service: Service, endpoint: Endpoint) -> dict[str, object]:
+    """An endpoint with its price, as every list shows it."""
     return {
         "path": endpoint.path,
         "method": endpoint.methods[0],

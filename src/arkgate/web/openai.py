@@ -216,8 +216,9 @@ def _choices(document: Mapping[str, object]) -> int:
             raise InvalidRequest(f"{name} must be a whole number from 1 to {CHOICES_MAX}.")
         numbers.append(value)
     prompts = document.get("prompt")
-    is_many = isinstance(prompts, list) and not all(isinstance(entry, int) for entry in prompts)
-    return max(numbers) * (len(prompts) if isinstance(prompts, list) and is_many else 1)
+    if not isinstance(prompts, list) or all(isinstance(entry, int) for entry in prompts):
+        return max(numbers)
+    return max(numbers) * len(prompts)
 
 
 def _ask_for_usage(document: dict[str, object]) -> bool:

@@ -48,12 +48,9 @@ _CHAT_BODY: Final[Json] = {
 def described(catalog: Catalog, public_url: str) -> Json:
     """The whole document, OpenAPI 3.1."""
     paths: Json = {}
-    for service in catalog:
-        for endpoint in service.endpoints:
-            path = endpoint.path + ("{path}" if endpoint.is_prefix else "")
-            paths[path] = {
-                method.lower(): _operation(service, endpoint, method) for method in endpoint.methods
-            }
+    for service, endpoint in catalog.offered():
+        path = endpoint.path + ("{path}" if endpoint.is_prefix else "")
+        paths[path] = {method.lower(): _operation(service, endpoint, method) for method in endpoint.methods}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -79,11 +76,16 @@ def described(catalog: Catalog, public_url: str) -> Json:
     }
 
 
+def operation_id(endpoint: Endpoint, method: str) -> str:
+    """A name for programs: `post_api_ai_chat`."""
+    words = endpoint.path.replace("/", " ").replace("-", " ").replace(".", " ").split()
+    return "_".join([method.lower(), *words])
+
+
 def _operation(service: Service, endpoint: Endpoint, method: str) -> Json:
     is_ai_chat = service.kind is ServiceKind.CHAT and endpoint == service.endpoints[0]
-    words = endpoint.path.replace("/", " ").replace("-", " ").replace(".", " ").split()
     operation: Json = {
-        "operationId": "_".join([method.lower(), *words]),
+        "operationId": operation_id(endpoint, method),
         "summary": endpoint.description or f"{service.name}, {method}",
         "x-cost-sats": whole_sats(service.price, asked_for=True),
         "x-pricing": tariff_told(service.tariff),

@@ -117,7 +117,7 @@ class Outside:
             remedy = "Point the proxy at this gateway; let it keep no copies of answers."
             return Check(name, Verdict.FAILURE, seen, meaning, remedy)
         sold = [endpoint.get("path") for endpoint in here.get("endpoints", [])]
-        if sold != [endpoint.path for service in self.catalog for endpoint in service.endpoints]:
+        if sold != [endpoint.path for _, endpoint in self.catalog.offered()]:
             seen = "The running gateway sells other endpoints than the settings name."
             remedy = "Restart it to take up the settings."
             return Check(name, Verdict.WARNING, seen, "Payers see what it was started with.", remedy)
