@@ -695,6 +695,11 @@ class Incoming(Protocol):
         ...
 
     @property
+    def ends_at(self) -> float:
+        """When the time that this backend has for its whole answer is over, in the event loop's time."""
+        ...
+
+    @property
     def is_stream(self) -> bool:
         """Whether pieces should leave as they come; else the one piece is the whole answer."""
         ...

@@ -54,6 +54,38 @@ def test_who_reads_so_slowly_that_the_time_runs_out_pays_for_what_came(tmp_path:
     run(asyncio.wait_for(main(), 60))
 
 
+def test_it_is_the_time_of_the_backend_that_answers_that_runs_out(tmp_path: Path) -> None:
+    """Or a reader who stops before the end would be refunded wherever another backend has more time."""
+
+    async def large(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n")
+        for _ in range(1024):
+            await peer.send(b"x" * 65536)
+
+    async def main() -> None:
+        from tests.web.test_services import service  # noqa: PLC0415
+
+        limits = ProtocolLimits(write_timeout_seconds=30)
+        async with serving(large) as server:
+            settings = service(server.port, price_sats=1)
+            short = settings["[[backends]]"].replace("total_timeout_seconds = 5", "total_timeout_seconds = 2")
+            settings["[[backends]]"] = short + "\nstream_bytes_max = 100000000"
+            async with staged(tmp_path, extra=settings, limits=limits) as stage:
+                assert stage.settings.offers.total_timeout_seconds > 100
+                token = await stage.fund_token(100)
+                client = await _stalled(stage, "/weather/large", token, b"")
+                await asyncio.sleep(0.2)
+                assert (await stage.balance(token))["held_sats"] == 1
+                await at_rest(stage, token)
+                client.close()
+
+                assert (await stage.balance(token))["balance_sats"] == 99
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
 def test_a_backend_that_stalls_costs_nothing_also_when_its_reader_was_slow_once(tmp_path: Path) -> None:
     async def stalling(peer: Peer) -> None:
         await peer.request()
@@ -114,6 +146,34 @@ def test_a_download_that_is_left_is_not_taken_to_its_end(tmp_path: Path) -> None
                 assert sent == before < 64 * 1024 * 1024
                 assert (await stage.balance(token))["balance_sats"] == 99
                 assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_a_small_download_that_is_left_is_taken_and_given_to_whoever_asks_again(tmp_path: Path) -> None:
+    async def two_pieces(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await peer.send(chunk(b"one "))
+        await asyncio.sleep(0.3)
+        await peer.send(chunk(b"two") + b"0\r\n\r\n")
+
+    async def main() -> None:
+        from tests.web.test_services import service  # noqa: PLC0415
+
+        async with serving(two_pieces) as server, staged(tmp_path, extra=service(server.port)) as stage:
+            token = await stage.fund_token(100)
+            keyed = {**token, "Idempotency-Key": "once"}
+            async with stage.http.stream("GET", "/weather/small", headers=keyed) as answer:
+                async for _ in answer.aiter_raw():
+                    break
+            await at_rest(stage, token)
+            again = await stage.http.get("/weather/small", headers=keyed)
+
+            assert (again.status_code, again.text) == (200, "one two")
+            assert (await stage.balance(token))["balance_sats"] == 97
+            assert len(server.requests) == 1
+            assert await stage.verify() == []
 
     run(asyncio.wait_for(main(), 60))
 

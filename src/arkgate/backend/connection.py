@@ -72,7 +72,7 @@ class Exchange(httpx.AsyncByteStream):
         self.body_bytes = 0
         self._pieces_count = 0
         self._limits = limits
-        self._total_deadline = total_deadline
+        self.ends_at = total_deadline
         self._first_byte_deadline = total_deadline
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
@@ -185,7 +185,7 @@ class Exchange(httpx.AsyncByteStream):
 
     def _arm(self, now: float, deadline: float) -> None:
         # Never sleeps past an idle time, so that a stop right after the first byte is noticed in time too.
-        wake_at = min(deadline, self._total_deadline, now + self._limits.idle_timeout_seconds)
+        wake_at = min(deadline, self.ends_at, now + self._limits.idle_timeout_seconds)
         self._timer = self._loop.call_at(wake_at, self._on_deadline)
 
     def _on_deadline(self) -> None:
@@ -201,7 +201,7 @@ class Exchange(httpx.AsyncByteStream):
         else:
             deadline = self.received_at + self._limits.idle_timeout_seconds
             complaint = "the answer stopped in the middle"
-        if now >= self._total_deadline:
+        if now >= self.ends_at:
             self.fail(httpx.ReadTimeout("the answer was not complete in time"))
         elif now >= deadline:
             self.fail(httpx.ReadTimeout(complaint))

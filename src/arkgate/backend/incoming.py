@@ -25,7 +25,7 @@ class Whole:
     ) -> None:
         self.status = exchange.status
         self.headers: Sequence[tuple[bytes, bytes]] = exchange.headers
-        self.sent_at = exchange.sent_at
+        self.sent_at, self.ends_at = exchange.sent_at, exchange.ends_at
         self.begun = False
         self.usage: Usage | None = None
         self._exchange = exchange
@@ -54,7 +54,7 @@ class Stream:
     def __init__(self, exchange: Exchange, outgoing: Outgoing, names: ModelNames) -> None:
         self.status = exchange.status
         self.headers: Sequence[tuple[bytes, bytes]] = exchange.headers
-        self.sent_at = exchange.sent_at
+        self.sent_at, self.ends_at = exchange.sent_at, exchange.ends_at
         self._exchange = exchange
         self._meter = EventMeter(outgoing.dialect)
         self._names = names

@@ -120,7 +120,7 @@ class Fetch:
         self._heard: Callable[[], None] | None = None
         self._is_held_up = False
         self._waited_seconds = 0.0
-        self._begun_at = 0.0
+        self._begun_at = self._ends_at = 0.0
         self._sent_at: float | None = None
         self._is_cut = False
         self._is_done = False
@@ -162,6 +162,7 @@ class Fetch:
     async def run(self) -> None:
         """Asks the backend and takes the answer; never raises but when it is cancelled."""
         self._begun_at = self._loop.time()
+        self._ends_at = self._begun_at + self.terms.total_seconds
         try:
             async with asyncio.timeout(self.terms.total_seconds):
                 await self._take()
@@ -190,6 +191,7 @@ class Fetch:
     async def _take(self) -> None:
         async with self._backend.forward(self.outgoing, call_id=self._call_id) as incoming:
             self.is_stream, self._sent_at = incoming.is_stream, incoming.sent_at
+            self._ends_at = min(self._ends_at, incoming.ends_at)
             headers = tuple(incoming.headers) if self._is_raw else ()  # nothing else of a known API's goes on
             self.head = Head(incoming.status, _content_type(incoming.headers), headers)
             if incoming.is_stream:
@@ -200,18 +202,19 @@ class Fetch:
                 self.begun, self.usage = incoming.begun, incoming.usage
                 if incoming.is_stream:
                     self.came.ring()
-                    if self._is_far_ahead():
+                    if self._is_too_large_to_keep and self._is_left:
+                        self._cut()
+                    elif self._is_far_ahead():
                         await self._wait_for_readers(incoming)
             self.begun, self.usage = incoming.begun, incoming.usage
             self.held_back = incoming.held_back
             self.is_complete = True
 
     def _fail(self, refusal: Refusal) -> None:
-        """A backend that stalls or breaks off is never its reader's doing, however slowly that one reads."""
+        """Only a time that ran out as a whole can be its reader's doing: what breaks off or stalls is not."""
         self.failure = refusal
-        total_seconds = self.terms.total_seconds
-        ran_out = self._loop.time() - self._begun_at >= total_seconds - LOOK_SECONDS
-        is_readers_doing = self._is_held_up or self._waited_seconds > PATIENCE_SHARE * total_seconds
+        ran_out = self._loop.time() >= self._ends_at - LOOK_SECONDS
+        is_readers_doing = self._is_held_up or self._waited_seconds > self._patience_seconds
         self.was_held_up = ran_out and is_readers_doing and isinstance(refusal, UpstreamTimeout)
 
     def when_done(self, heard: Callable[[], None]) -> None:
@@ -240,7 +243,7 @@ class Fetch:
 
     def read_to(self, number: int) -> None:
         """A reader has read on, to that part. Of a large RAW answer, which nobody keeps, that much goes."""
-        if self._is_raw and self.size > KEPT_BYTES and len(self._followers) == 1:
+        if self._is_too_large_to_keep and len(self._followers) == 1:
             del self.parts[: number - self.forgotten]
             self.forgotten = number
         self._moved.ring()
@@ -248,10 +251,10 @@ class Fetch:
     def left(self) -> None:
         """A reader has left. When it was the last one, the rest is taken for a bounded time only.
 
-        The rest of a RAW answer tells no usage, may be large, and is not kept: it is not taken at all.
+        Of a RAW answer that is too large to be kept nobody would have the rest: it is not taken at all.
         """
-        if self._drain is None and not self._is_done and all(one.has_left for one in self._followers):
-            if self._is_raw:
+        if self._drain is None and not self._is_done and self._is_left:
+            if self._is_too_large_to_keep:
                 self._cut()
             else:
                 self._drain = self._loop.call_later(self.terms.drain_seconds, self._cut)
@@ -269,9 +272,21 @@ class Fetch:
             self._is_cut = True
             self._task.cancel()
 
+    @property
+    def _is_left(self) -> bool:
+        return all(one.has_left for one in self._followers)
+
+    @property
+    def _is_too_large_to_keep(self) -> bool:
+        return self._is_raw and self.size > KEPT_BYTES
+
     def _is_far_ahead(self) -> bool:
         positions = [one.position_bytes for one in self._followers if one.is_reading]
         return bool(positions) and self.size - max(positions) > AHEAD_BYTES_MAX
+
+    @property
+    def _patience_seconds(self) -> float:
+        return PATIENCE_SHARE * (self._ends_at - self._begun_at)
 
     async def _wait_for_readers(self, incoming: Incoming) -> None:
         """Its own time runs on: a reader who is slow on purpose must not outlast the hold.
@@ -279,7 +294,7 @@ class Fetch:
         What is kept until its end anyway is not worth a timeout: after a while it is taken all the same.
         """
         began = self._loop.time()
-        patience = PATIENCE_SHARE * self.terms.total_seconds - self._waited_seconds
+        patience = self._patience_seconds - self._waited_seconds
         self._is_held_up = True
         try:
             while self._is_far_ahead() and (self._is_raw or self._loop.time() - began <= patience):
