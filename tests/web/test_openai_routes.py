@@ -317,3 +317,19 @@ def test_a_retry_meets_the_call_under_way_and_not_an_older_answer(tmp_path: Path
         assert await spent(stage, token) == 100
 
     play(tmp_path, story, ANY_NUMBER)
+
+
+def test_fields_that_are_null_are_fields_that_are_not_there(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        nothing = {"max_output_tokens": None, "n_predict": None, "service_tier": None}
+        chat = await stage.http.post(CHAT, json={**ROUTES[CHAT], **nothing}, headers=token)
+        tools = [{"type": None, "name": "now", "input_schema": {"type": "object"}}]
+        body = {**ROUTES["/v1/messages"], "tools": tools}
+        messages = await stage.http.post("/v1/messages", json=body, headers=token)
+
+        assert (chat.status_code, messages.status_code) == (200, 200), (chat.text, messages.text)
+        asked = [one for one in stage.simulation.chat.received if one.method == "POST"]
+        assert b"n_predict" not in asked[0].body
+
+    play(tmp_path, story, ANY_NUMBER)

@@ -56,7 +56,7 @@ def refuse_unpriced(
             raise NotSupported(f"{field} is not sold here: leave it out.")
     tools = document.get("tools")
     for tool in tools if isinstance(tools, list) else ():
-        of_type = tool.get("type", "custom") if isinstance(tool, dict) else None
+        of_type = (tool.get("type") or "custom") if isinstance(tool, dict) else None
         if not isinstance(of_type, str):
             raise InvalidRequest("tools must be a list of objects, each with a type.")
         if not of_type.startswith(allowed):
@@ -78,7 +78,9 @@ def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int 
     """The longest answer in tokens, after the ceiling; told to the backend where it decides the price."""
     names = _LENGTHS[dialect]
     for name in _OTHER_LENGTHS:
-        if name in document and names and name not in names:
+        if not names or name in names:
+            continue
+        if document.pop(name, None) is not None:  # null goes, too: llama.cpp takes it for no limit at all
             raise InvalidRequest(f"{name} is no field of this API: give {names[-1]}.")
     if not names:
         return None
