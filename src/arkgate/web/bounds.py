@@ -77,13 +77,11 @@ def brought_in(dialect: Dialect, document: Mapping[str, object]) -> str | None:
 def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int | None:
     """The longest answer in tokens, after the ceiling; told to the backend where it decides the price."""
     names = _LENGTHS[dialect]
-    for name in _OTHER_LENGTHS:
-        if not names or name in names:
-            continue
-        if document.pop(name, None) is not None:  # null goes, too: llama.cpp takes it for no limit at all
-            raise InvalidRequest(f"{name} is no field of this API: give {names[-1]}.")
     if not names:
         return None
+    for name in _OTHER_LENGTHS:
+        if name not in names and document.pop(name, None) is not None:  # null goes, too: it may mean no limit
+            raise InvalidRequest(f"{name} is no field of this API: give {names[-1]}.")
     given = {name: document[name] for name in names if document.get(name) is not None}
     for name, value in given.items():
         if type(value) is not int or not 1 <= value <= LENGTH_MAX:
