@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arkgate.backend.events import EventMeter, events_in
+from arkgate.backend.events import EventMeter, events_in, usage_in
 from arkgate.core.errors import UpstreamError
 from arkgate.core.pricing import Used
 from arkgate.ports import Dialect
@@ -218,6 +218,24 @@ def test_messages_end_with_their_stop_and_tell_the_usage_in_two_places() -> None
     assert (passed, meter.held_back) == (start + delta, last + stop)
     assert meter.usage is not None
     assert meter.usage.used == Used(input_tokens=7, output_tokens=12)
+
+
+def test_several_runs_of_a_model_are_added_up() -> None:
+    """Anthropic's sums leave out what a compaction or another model used: each run is told in `iterations`."""
+    runs = [
+        {"type": "compaction", "input_tokens": 180, "cache_read_input_tokens": 20, "output_tokens": 35},
+        {"type": "message", "input_tokens": 23, "output_tokens": 10},
+    ]
+    for told, used in (
+        (runs, Used(223, 20, 45)),
+        ([*runs, {"type": "?"}], Used(23, 0, 10)),
+        ([], Used(23, 0, 10)),
+    ):
+        usage = {"input_tokens": 23, "output_tokens": 10, "iterations": told}
+        found = usage_in(Dialect.MESSAGES, {"usage": usage})
+
+        assert found is not None
+        assert (found.used, found.document) == (used, usage)
 
 
 def test_a_ping_between_the_usage_and_the_end_hides_nothing() -> None:

@@ -1,7 +1,9 @@
 """Our own count of tokens: what it counts, and that no text makes it slow."""
 
+import base64
 import threading
 import time
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -73,6 +75,111 @@ def test_a_question_is_all_its_texts_and_its_pictures() -> None:
     assert pictured == 6 + IMAGE_TOKENS
     tools = [{"type": "function", "function": {"name": "now", "description": "what time it is"}}]
     assert count_used(question(messages=[text], tools=tools), b"").input_tokens > plain + 5
+
+
+LONG = "some words that somebody has to pay for " * 200
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10_000}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def base64_of(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def parts(*shown: object) -> list[object]:
+    return [{"role": "user", "content": list(shown)}]
+
+
+HIDDEN: dict[str, dict[str, object]] = {
+    "under type": {"tools": [{"type": "function", "function": {"parameters": {"type": LONG}}}]},
+    "under types": {"tools": [{"type": "function", "parameters": {"properties": {"type": {"const": LONG}}}}]},
+    "under role": {"messages": [{"role": LONG, "content": "x"}]},
+    "as an image in a tool": {"tools": [{"type": "image", "source": LONG}]},
+    "in a picture's other fields": {"messages": parts({**PICTURE, "alt": LONG})},
+    "as a picture without one": {"messages": parts({"type": "image", "text": LONG})},
+    "as the input of a tool": {
+        "messages": parts({"type": "tool_use", "name": "f", "input": {"type": "image", "source": LONG}})
+    },
+    "in a document": {
+        "messages": parts({"type": "document", "source": {"type": "text", "data": LONG}, "title": "t"})
+    },
+    "in a document's parts": {
+        "messages": parts(
+            {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": LONG}]}}
+        )
+    },
+    "beside a document": {
+        "messages": parts(
+            {"type": "document", "source": {"type": "base64", "data": "JVBERi0xLjcK"}, "context": LONG}
+        )
+    },
+    "in a file": {"messages": parts({"type": "file", "file": {"file_data": base64_of(LONG)}})},
+    "in a file by its data": {
+        "input": parts({"type": "input_file", "file_data": "data:text/plain;base64," + base64_of(LONG)})
+    },
+    "in a name": {"messages": parts({"type": "tool_use", "input": {LONG: 1}})},
+    "in the result of a tool": {
+        "messages": parts({"type": "tool_result", "content": [{"type": "text", "text": LONG}]})
+    },
+    "in what a function gave": {"input": [{"type": "function_call_output", "output": LONG}]},
+    "in a system text": {"messages": parts(), "system": [{"type": "text", "text": LONG}]},
+}
+
+
+@pytest.mark.parametrize("document", HIDDEN.values(), ids=HIDDEN)
+def test_no_text_of_a_question_is_overlooked(document: Mapping[str, object]) -> None:
+    assert count_used(question(**document), b"").input_tokens >= count_tokens(LONG)
+
+
+@pytest.mark.parametrize("value", [1, 1.5, None, True, {}, [], [{}], "", 123456789])
+def test_what_is_no_text_but_is_read_as_json_is_counted(value: object) -> None:
+    said = parts({"type": "tool_use", "name": "f", "input": {"rows": [value] * 1000}})
+
+    assert count_used(question(messages=said), b"").input_tokens >= 1000
+
+
+PICTURES: dict[str, dict[str, object]] = {
+    "chat": {"messages": parts(PICTURE)},
+    "responses": {"input": parts({"type": "input_image", "image_url": "data:," + "A" * 10_000})},
+    "messages": {"messages": parts({"type": "image", "source": {"type": "base64", "data": "A" * 10_000}})},
+    "of a screen": {
+        "input": [
+            {
+                "type": "computer_call_output",
+                "output": {"type": "computer_screenshot", "image_url": "data:," + "A" * 10_000},
+            }
+        ]
+    },
+    "in the result of a tool": {
+        "messages": parts(
+            {"type": "tool_result", "content": [{"type": "image", "source": {"data": "A" * 9_999}}]}
+        )
+    },
+    "made before": {"input": [{"type": "image_generation_call", "result": "A" * 10_000}]},
+}
+
+
+@pytest.mark.parametrize("document", PICTURES.values(), ids=PICTURES)
+def test_a_picture_is_no_text_wherever_it_may_stand(document: Mapping[str, object]) -> None:
+    assert IMAGE_TOKENS < count_used(question(**document), b"").input_tokens < IMAGE_TOKENS + 40
+
+
+def test_a_file_that_is_no_text_is_taken_by_its_size() -> None:
+    pdf = base64.b64encode(b"%PDF-1.7 \xff\xfe" * 4000).decode()
+    document = {"type": "document", "source": {"type": "base64", "data": pdf}}
+
+    counted = count_used(question(messages=parts(document)), b"").input_tokens
+
+    assert len(pdf) // 4 < counted < len(pdf) // 4 + 40
+
+
+def test_token_ids_count_one_each() -> None:
+    for prompt in ([7] * 1000, [[7] * 500, [8] * 500]):
+        assert 1000 <= count_used(question(prompt=prompt), b"").input_tokens < 1010
+
+
+def test_tools_cost_about_what_a_model_reads_of_them() -> None:
+    assert 5 < count_used(question(messages=parts(), tools=[TOOL]), b"").input_tokens < 40
 
 
 def test_an_answer_is_what_was_said_in_it() -> None:

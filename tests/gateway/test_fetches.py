@@ -117,6 +117,69 @@ def test_a_backend_that_stalls_costs_nothing_also_when_its_reader_was_slow_once(
     run(asyncio.wait_for(main(), 60))
 
 
+def test_a_backend_that_stalls_until_all_time_is_over_costs_nothing_however_slow_its_reader_was(
+    tmp_path: Path,
+) -> None:
+    """The idle time may be longer than what was left of the total."""
+
+    async def stalling(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for _ in range(100):
+            await peer.send(chunk(EVENT * 700))
+        await peer.send(chunk(EVENT.replace(b"word", b"last")))
+        await asyncio.sleep(30)
+
+    async def main() -> None:
+        async with serving(stalling) as server:
+            settings = extra(server.url, "total_timeout_seconds = 4")
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token()
+                read = ""
+                async with reading(stage, token, question()) as answer:
+                    async for text in answer.aiter_text():
+                        if not read:
+                            await asyncio.sleep(1.5)
+                        read += text
+                await at_rest(stage, token)
+
+                assert "last" in read
+                assert '"refunded":true' in read
+                assert await spent(stage, token) == 0
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_a_buffered_call_that_a_restart_gives_up_is_told_so(tmp_path: Path) -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(30)
+
+    async def main() -> None:
+        async with (
+            serving(silent) as server,
+            staged(tmp_path, extra=extra(server.url, "total_timeout_seconds = 60")) as stage,
+        ):
+            token = await stage.fund_token()
+            body = {**question(), "stream": False}
+            asked = asyncio.create_task(stage.http.post(CHAT, json=body, headers=token))
+
+            async def under_way() -> bool:
+                return len(stage.app.calls) == 1
+
+            await eventually(under_way)
+            assert await stage.app.calls.drain(0.1) == 1
+            answer = await asked
+
+            assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+            assert answer.headers["retry-after"] == "5"
+            assert await spent(stage, token) == 0
+            assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
 def test_a_download_that_is_left_is_not_taken_to_its_end(tmp_path: Path) -> None:
     sent = 0
 

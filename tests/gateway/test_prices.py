@@ -225,3 +225,15 @@ def test_large_questions_of_strangers_are_counted_before_they_are_read(tmp_path:
     limits = "challenges_per_minute_and_client = 3"
     model = 'name = "small"\ninput_sats_per_million = 1000'
     play(tmp_path, story, {"[[models]]": model, "[limits]": limits})
+
+
+def test_a_large_question_is_one_challenge(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        body = {"messages": [{"role": "user", "content": "word " * 10_000}]}
+        answers = [await stage.http.post(CHAT, json=body) for _ in range(4)]
+
+        assert [answer.status_code for answer in answers] == [402, 402, 402, 429]
+
+    limits = "challenges_per_minute_and_client = 3"
+    model = 'name = "small"\ninput_sats_per_million = 1000'
+    play(tmp_path, story, {"[[models]]": model, "[limits]": limits})

@@ -241,6 +241,17 @@ ABOVE_THE_PRICE: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/responses", {"tools": [{"type": "code_interpreter"}]}, "code_interpreter"),
     ("/v1/messages", {"mcp_servers": [{"url": "https://x"}]}, "mcp_servers"),
     ("/v1/messages", {"tools": [{"type": "web_fetch_20250910", "name": "web"}]}, "web_fetch_20250910"),
+    ("/v1/messages", {"speed": "fast"}, "speed"),
+    ("/v1/messages", {"inference_geo": "us"}, "inference_geo"),
+    ("/v1/messages", {"compaction": {"type": "enabled"}}, "compaction"),
+    ("/v1/messages", {"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
+    ("/v1/responses", {"context_management": [{"type": "compaction"}]}, "context_management"),
+    ("/v1/responses", {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}, "shell"),
+    ("/v1/responses", {"tools": [{"type": "tool_search"}]}, "tool_search"),
+    ("/v1/responses", {"tools": [{"type": "namespace", "tools": [{"type": "web_search"}]}]}, "web_search"),
+    (CHAT, {"models": ["dear"]}, "models"),
+    (CHAT, {"plugins": [{"id": "web"}]}, "plugins"),
+    (CHAT, {"tools": ["f"]}, "tools"),
 ]
 
 
@@ -263,12 +274,64 @@ def test_what_costs_the_operator_more_than_the_price_is_refused(
 def test_tools_that_the_operator_allows_and_those_of_callers_pass(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         token = await stage.fund_token()
-        for tool in ({"type": "web_search_preview"}, {"type": "function", "name": "f"}, {"type": "custom"}):
+        tools: list[dict[str, Any]] = [
+            {"type": "web_search_preview"},
+            {"type": "function", "name": "f"},
+            {"type": "custom"},
+            {"type": "computer"},
+            {"type": "shell"},
+            {"type": "shell", "environment": {"type": "local"}},
+            {"type": "tool_search", "execution": "client"},
+            {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]},
+        ]
+        for tool in tools:
             body = {"input": "Hello", "tools": [tool], "service_tier": "auto"}
             answer = await stage.http.post("/v1/responses", json=body, headers=token)
             assert answer.status_code == 200, answer.text
 
     play(tmp_path, story, {**ANY_NUMBER, "[backend]": 'server_tools = ["web_search"]'})
+
+
+ELSEWHERE: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
+    ("/v1/responses", {"input": [{"id": "msg_1"}]}),
+    ("/v1/responses", {"input": HELLO, "previous_response_id": "resp_1"}),
+    ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}),
+    (CHAT, {"messages": [*HELLO, {"role": "assistant", "audio": {"id": "a"}}]}),
+    (
+        "/v1/messages",
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "document", "source": {"type": "url", "url": "https://x.example"}}],
+                }
+            ]
+        },
+    ),
+]
+BY_TOKENS = 'name = "small"\nprice_sats = 0\ninput_sats_per_million = 1000\nmax_tokens = 1'
+
+
+@pytest.mark.parametrize(("path", "body"), ELSEWHERE)
+def test_what_cannot_be_counted_is_held_for_as_the_models_whole_context(
+    tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
+    async def unknown(stage: Stage) -> None:
+        token = await stage.fund_token()
+        answer = await stage.http.post(path, json={**ROUTES[path], **body}, headers=token)
+        assert (answer.status_code, answer.json()["code"]) == (400, "not_supported")
+        assert await spent(stage, token) == 0
+
+    async def known(stage: Stage) -> None:
+        answer = await stage.http.post("/v1/quote", params={"path": path}, json={**ROUTES[path], **body})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["hold_msat"] >= 100_000
+
+    play(tmp_path / "unknown", unknown, {**ANY_NUMBER, "[[models]]": BY_TOKENS})
+    with_context = BY_TOKENS + "\ncontext_tokens = 100000"
+    play(tmp_path / "known", known, {**ANY_NUMBER, "[[models]]": with_context})
 
 
 def test_a_length_goes_where_the_model_takes_it(tmp_path: Path) -> None:

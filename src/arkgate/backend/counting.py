@@ -1,5 +1,6 @@
 """Our own count of the tokens of a question and of an answer, where the backend tells none."""
 
+import base64
 import contextlib
 from collections.abc import Iterator, Mapping
 
@@ -9,20 +10,22 @@ from arkgate.backend.events import events_in
 from arkgate.backend.tokens import count_tokens
 from arkgate.core.errors import UpstreamError
 from arkgate.core.pricing import Used
+from arkgate.core.question import HOLDERS, INNER, Part, document_source, file_in, parts_of, payload_of
 from arkgate.ports import Dialect, Outgoing
 
 MESSAGE_TOKENS = 4
 """What a message costs beside its text: role and separators, as OpenAI's cookbook counts them."""
 IMAGE_TOKENS = 1000
-"""What an image is taken for: one of 1024 pixels square is 765 for OpenAI and some 1,400 for Anthropic."""
-FILE_BYTES_A_TOKEN = 4
-"""How many characters of an encoded file are taken for a token."""
+"""What a picture or sound is taken for: a picture of 1024 pixels square is 765 for OpenAI and some 1,400 for
+Anthropic."""
+FILE_CHARACTERS_A_TOKEN = 4
+"""How many characters of an encoded file, that is no text, are taken for a token."""
 _NO_QUESTION = frozenset({"model", "user", "metadata", "safety_identifier", "prompt_cache_key", "stop"})
 """Texts of a request that the model does not read."""
-_IMAGES = ("image_url", "input_image", "image", "input_audio")
-_FILES = ("file", "input_file", "document")
 _STRUCTURE = frozenset({"role", "type", "content", "text"})
 """Names that each message and each part has."""
+_WORD_CHARACTERS = 64
+"""A longer text under `role` or `type` is none of the words that an API has for them."""
 
 
 def count_used(outgoing: Outgoing, answer: bytes) -> Used:
@@ -38,53 +41,90 @@ def count_used(outgoing: Outgoing, answer: bytes) -> Used:
 
 def _question_tokens(document: Mapping[str, object]) -> int:
     messages = document.get("messages") or document.get("input")
-    overhead = MESSAGE_TOKENS * len(messages) if isinstance(messages, list) else MESSAGE_TOKENS
-    texts, parts = [], 0
+    tokens = MESSAGE_TOKENS * len(messages) if isinstance(messages, list) else MESSAGE_TOKENS
+    texts: list[str] = []
     for name, value in document.items():
-        if name in _NO_QUESTION:
-            continue
-        for found in _leaves(value):
-            if isinstance(found, int):
-                parts += found
-            else:
-                texts.append(found)
-    return overhead + parts + count_tokens("\n".join(texts))
+        if name in HOLDERS:
+            for part in parts_of(value):
+                tokens += _part_tokens(part, texts)
+        elif name not in _NO_QUESTION and isinstance(value, (str, list, dict)):
+            texts += _plain(value)
+    return tokens + count_tokens("\n".join(texts))
 
 
-def _texts(value: object) -> Iterator[str]:
-    """Every text of an answer's part: the model wrote it, but not the names of its fields."""
-    return (found for found in _leaves(value, names=False) if isinstance(found, str))
+def _part_tokens(part: Part | str | list[int], texts: list[str]) -> int:
+    """The tokens of a turn or part that are no text; its own texts are added to the others."""
+    if isinstance(part, str):
+        texts.append(part)
+        return 0
+    if isinstance(part, list):
+        return len(part)
+    payload = payload_of(part)
+    counted = {*payload, *INNER}
+    tokens = IMAGE_TOKENS if payload else 0
+    held, source = file_in(part), document_source(part)
+    if held is not None:
+        tokens += _file_tokens(held.get("file_data"), texts)
+        texts += _plain([value for name, value in held.items() if name not in ("type", "file_data")])
+        counted |= {"file"} if held is not part else set(part)
+    elif source is not None:
+        if source.get("type") == "base64":
+            tokens += _file_tokens(source.get("data"), texts)
+        elif source.get("type") != "content":
+            texts += _plain(source)
+        counted.add("source")
+    for name, value in part.items():
+        if name not in counted and not (name in ("role", "type") and _is_word(value)):
+            texts += _plain(value)
+            if name not in _STRUCTURE:
+                texts.append(name)
+    return tokens
 
 
-def _leaves(value: object, *, names: bool = True) -> Iterator[str | int]:
-    """Every text in a value, with `names` its fields' too; for a picture, sound or file its tokens."""
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _WORD_CHARACTERS
+
+
+def _file_tokens(data: object, texts: list[str]) -> int:
+    """A file's tokens: a guess by its size, or nothing where it is a text, which is added to the others."""
+    if not isinstance(data, str):
+        return IMAGE_TOKENS
+    is_url = data.startswith("data:")
+    try:
+        texts.append(base64.b64decode(data.partition(",")[2] if is_url else data, validate=True).decode())
+    except ValueError:  # no base64, or no text
+        return max(IMAGE_TOKENS, len(data) // FILE_CHARACTERS_A_TOKEN)
+    return 0
+
+
+def _plain(value: object) -> Iterator[str]:
+    """Every text in a value that the model reads as JSON: names, texts, numbers, and what is empty."""
+    stack = [value]
+    while stack:
+        top = stack.pop()
+        if top and isinstance(top, str):
+            yield top
+        elif top and isinstance(top, list):
+            stack += reversed(top)
+        elif top and isinstance(top, dict):
+            yield from top
+            stack += reversed(top.values())
+        else:
+            yield orjson.dumps(top).decode()
+
+
+def _spoken(value: object) -> Iterator[str]:
+    """Every text of an answer's part: the model wrote it, but not the names of its fields, nor a picture."""
     stack = [value]
     while stack:
         top = stack.pop()
         if isinstance(top, str):
             yield top
         elif isinstance(top, list):
-            if top and all(isinstance(entry, int) for entry in top):
-                yield " a" * len(top)  # token ids instead of a text
-            else:
-                stack += reversed(top)
+            stack += reversed(top)
         elif isinstance(top, dict):
-            if top.get("type") in _IMAGES:
-                yield IMAGE_TOKENS
-            elif top.get("type") in _FILES:
-                yield max(IMAGE_TOKENS, _size(top) // FILE_BYTES_A_TOKEN)
-            else:
-                stack += [entry for name, entry in reversed(top.items()) if name not in ("role", "type")]
-                if names:
-                    yield from (name for name in top if name not in _STRUCTURE)
-
-
-def _size(value: object) -> int:
-    """How many characters a value has in all."""
-    if isinstance(value, str):
-        return len(value)
-    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return sum(_size(entry) for entry in entries)
+            skipped = ("role", "type", *payload_of(top))
+            stack += [entry for name, entry in reversed(top.items()) if name not in skipped]
 
 
 def _answer_tokens(answer: bytes, *, stream: bool) -> int:
@@ -112,11 +152,11 @@ def _said(document: Mapping[str, object]) -> list[str]:
             for choice in choices
             if isinstance(choice, dict)
         ]
-        return [text for part in parts for text in _texts(part)]
+        return [text for part in parts for text in _spoken(part)]
     delta = document.get("delta")
     if isinstance(delta, str):  # responses
         return [delta]
     if isinstance(delta, dict):  # messages
         found = [delta.get(name) for name in ("text", "partial_json", "thinking")]
         return [text for text in found if isinstance(text, str)]
-    return [text for name in ("content", "output") for text in _texts(document.get(name))]
+    return [text for name in ("content", "output") for text in _spoken(document.get(name))]

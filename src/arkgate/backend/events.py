@@ -250,6 +250,21 @@ def _used(told: Mapping[str, object]) -> Used | None:
 
 
 def _used_by_anthropic(told: Mapping[str, object]) -> Used | None:
+    """Anthropic's usage. Where an answer took several runs of models the sums leave some of them out."""
+    runs = told.get("iterations")
+    if isinstance(runs, list) and runs:
+        used = [_used_in_run(run) for run in runs if isinstance(run, dict)]
+        known = [run for run in used if run is not None]
+        if len(known) == len(runs):
+            return Used(
+                input_tokens=sum(run.input_tokens for run in known),
+                cached_tokens=sum(run.cached_tokens for run in known),
+                output_tokens=sum(run.output_tokens for run in known),
+            )
+    return _used_in_run(told)
+
+
+def _used_in_run(told: Mapping[str, object]) -> Used | None:
     """Anthropic counts what came from its cache, and what went into it, beside the other input tokens."""
     question, answer = _count(told, "input_tokens"), _count(told, "output_tokens")
     if question is None or answer is None:

@@ -62,11 +62,12 @@ class Challenger:
         quote: Quote,
         client: str,
         has: Msat = Msat(0),
+        is_counted: bool = False,
         account_id: str | None = None,
         code: str | None = None,
         because: str = "",
     ) -> PaymentRequired:
-        """The refusal that carries a fresh challenge.
+        """The refusal that carries a fresh challenge; `is_counted` once `count` was called for it.
 
         With `account_id` the payment enters that account, so what is left there is not stranded; what it
         `has` need not be paid again, where a call's price is what it uses.
@@ -75,7 +76,8 @@ class Challenger:
         """
         if not self._desk.has_nodes:
             raise _for_tokens_only(endpoint, quote, code)
-        self._limit.take(f"account {account_id}" if account_id else client, alone=account_id is not None)
+        if not is_counted:
+            self._limit.take(f"account {account_id}" if account_id else client, alone=account_id is not None)
 
         def bundle_at(node: PaymentNode) -> Bundle:
             return bundle_for(quote, calls=self._terms.calls, minimum=node.invoice_minimum, has=has)

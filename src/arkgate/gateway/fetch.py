@@ -25,6 +25,8 @@ PATIENCE_SHARE = 0.25
 """How much of an answer's time may be spent on waiting for slow readers, where the answer is kept anyway."""
 LOOK_SECONDS = 1.0
 """How often a fetch that waits looks whether its time is over."""
+STALL_SECONDS = 5.0
+"""A backend that has said nothing for so long is what an answer waits for, however slow its readers were."""
 KEPT_BYTES = 1024 * 1024
 """How much of a RAW answer is kept for whoever asks again."""
 
@@ -121,6 +123,8 @@ class Fetch:
         self._is_held_up = False
         self._waited_seconds = 0.0
         self._begun_at = self._ends_at = 0.0
+        self._asked_at = 0.0
+        """Since when the backend is waited for: its last piece, or the end of a wait for readers."""
         self._sent_at: float | None = None
         self._is_cut = False
         self._is_done = False
@@ -161,7 +165,7 @@ class Fetch:
 
     async def run(self) -> None:
         """Asks the backend and takes the answer; never raises but when it is cancelled."""
-        self._begun_at = self._loop.time()
+        self._begun_at = self._asked_at = self._loop.time()
         self._ends_at = self._begun_at + self.terms.total_seconds
         try:
             async with asyncio.timeout(self.terms.total_seconds):
@@ -206,6 +210,7 @@ class Fetch:
                         self._cut()
                     elif self._is_far_ahead():
                         await self._wait_for_readers(incoming)
+                self._asked_at = self._loop.time()
             self.begun, self.usage = incoming.begun, incoming.usage
             self.held_back = incoming.held_back
             self.is_complete = True
@@ -213,8 +218,11 @@ class Fetch:
     def _fail(self, refusal: Refusal) -> None:
         """Only a time that ran out as a whole can be its reader's doing: what breaks off or stalls is not."""
         self.failure = refusal
-        ran_out = self._loop.time() >= self._ends_at - LOOK_SECONDS
-        is_readers_doing = self._is_held_up or self._waited_seconds > self._patience_seconds
+        now = self._loop.time()
+        ran_out = now >= self._ends_at - LOOK_SECONDS
+        is_stalled = now - self._asked_at > min(STALL_SECONDS, self._patience_seconds)
+        was_slowed = self._waited_seconds > self._patience_seconds
+        is_readers_doing = self._is_held_up or (was_slowed and not is_stalled)
         self.was_held_up = ran_out and is_readers_doing and isinstance(refusal, UpstreamTimeout)
 
     def when_done(self, heard: Callable[[], None]) -> None:

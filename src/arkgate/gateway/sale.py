@@ -129,6 +129,13 @@ class Sale:
             if not self._handed.done():
                 self._handed.set_result(outcome)
 
+    def _fault(self, error: BaseException) -> Refusal:
+        """What a call is told that ended by no refusal."""
+        if not isinstance(error, Exception):
+            return self._interrupted()
+        log.exception("the backend adapter failed", call=self._reservation.call_id)
+        return InternalError("The gateway failed.")
+
     def _interrupted(self) -> Refusal:
         if not self._is_settling:
             return Draining("The gateway is restarting; nothing was charged.", retry_after_seconds=5)
@@ -159,9 +166,7 @@ class Sale:
             except Refusal as refusal:
                 raise await self._failed(follower, refusal) from refusal
             except BaseException as error:  # the hold must be given back, whatever the fault is
-                if isinstance(error, Exception):
-                    log.exception("the backend adapter failed", call=self._reservation.call_id)
-                raise await self._failed(follower, InternalError("The gateway failed.")) from error
+                raise await self._failed(follower, self._fault(error)) from error
             return await self._settled(follower, bill, body)
 
     async def _answered(self, follower: Follower, *, leads: bool) -> None:

@@ -58,6 +58,8 @@ class PaidRequest:
     idempotency_key: str | None = None
     is_retry: bool = False
     """Whether its client says that it sent the same request before."""
+    is_counted: bool = False
+    """Whether `Gateway.expect` has counted it against the limit on challenges."""
 
     @property
     def quote(self) -> Quote:
@@ -114,10 +116,15 @@ class Gateway:
             await self._tell_standing(refusal, request.service, buyer, limits)
             raise
 
-    async def expect(self, presented: tuple[Presented, ...], client: str) -> None:
-        """Raises for a caller whose request is not worth reading: no right credential, or too many unpaid."""
-        if await self._admission.admit(presented) is None:
-            self._challenger.count(client)
+    async def expect(self, presented: tuple[Presented, ...], client: str) -> bool:
+        """Raises for a caller whose request is not worth reading: no right credential, or too many unpaid.
+
+        Answers whether it was counted as one that is unpaid.
+        """
+        if await self._admission.admit(presented) is not None:
+            return False
+        self._challenger.count(client)
+        return True
 
     async def _reply(self, request: PaidRequest, buyer: Admitted) -> Reply:
         """Replay; or ready, and from the cache or the backend: reserve, forward and settle."""
@@ -189,6 +196,7 @@ class Gateway:
             quote=request.quote,
             has=has if account_id and not _is_fixed(request) else Msat(0),
             client=request.client,
+            is_counted=request.is_counted,
             account_id=account_id,
             code=code,
             because=because,

@@ -1,10 +1,11 @@
 """What a request to an AI API may have its backend do: no more than its price was made for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from arkgate.core.catalog import Model
 from arkgate.core.errors import InvalidRequest, NotSupported
+from arkgate.core.question import HOLDERS, elsewhere, parts_of
 from arkgate.ports import Dialect
 
 LENGTH_MAX: Final = 2**31 - 1
@@ -24,22 +25,35 @@ _OTHER_LENGTHS: Final = (
     "max_tokens",
 )
 """Names that some servers read beside an API's own: llama.cpp's n_predict overrides max_tokens."""
-_TIERS: Final = (None, "auto", "default", "flex", "standard_only")
-"""What costs no more than usual."""
 _OWN_TOOLS: Final = (
     "function",
     "custom",
     "bash_",
     "text_editor_",
-    "computer_",
+    "computer",
     "memory_",
     "local_shell",
     "shell",
     "apply_patch",
 )
 """How the types of tools begin that the caller runs."""
-_SERVER_TOOLS: Final = {"web_search_options": "web_search", "mcp_servers": "mcp"}
-"""Fields that have the backend run tools, and the type that allows it."""
+_GROUP: Final = "namespace"
+"""The type of a tool that is a list of tools."""
+_AT_CALLER: Final[Mapping[str, tuple[str, tuple[object, ...]]]] = {
+    "shell": ("environment", (None, "local")),
+    "tool_search": ("execution", ("client",)),
+}
+"""Tools that run at the caller only with these values of a field, or of its `type`."""
+_SERVER_TOOLS: Final = {"web_search_options": "web_search", "mcp_servers": "mcp", "compaction": "compact"}
+"""Fields that have the backend do more than answer, and the type that allows it."""
+_USUAL: Final[Mapping[str, tuple[object, ...]]] = {
+    "service_tier": (None, "auto", "default", "flex", "standard_only"),
+    "speed": (None, "standard"),
+    "inference_geo": (None, "global"),
+}
+"""Fields that make an answer dearer, and their values that do not."""
+_NEVER: Final = ("models", "fallbacks", "plugins", "chat_template")
+"""Fields by which some servers answer with another model, a search, or another question than was priced."""
 _STATE: Final = ("previous_response_id", "conversation")
 """What brings in earlier turns that are not in the request."""
 
@@ -48,30 +62,76 @@ def refuse_unpriced(
     dialect: Dialect, document: Mapping[str, object], model: Model, server_tools: tuple[str, ...]
 ) -> None:
     """Raises NotSupported for what would cost the operator more than the caller pays."""
-    if document.get("service_tier") not in _TIERS:
-        raise NotSupported("This service_tier is not sold here: leave it out.")
+    for field, usual in _USUAL.items():
+        if document.get(field) not in usual:
+            raise NotSupported(f"This {field} is not sold here: leave it out.")
     allowed = (*_OWN_TOOLS, *server_tools)
-    for field, kind in _SERVER_TOOLS.items():
-        if document.get(field) and not kind.startswith(allowed):
+    dear = [field for field, kind in _SERVER_TOOLS.items() if not kind.startswith(allowed)]
+    for field in (*dear, *_NEVER):
+        if document.get(field):
             raise NotSupported(f"{field} is not sold here: leave it out.")
-    tools = document.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        of_type = (tool.get("type") or "custom") if isinstance(tool, dict) else None
-        if not isinstance(of_type, str):
-            raise InvalidRequest("tools must be a list of objects, each with a type.")
-        if not of_type.startswith(allowed):
-            raise NotSupported(f"Tools of type {of_type[:80]!r} run at the backend and are not sold here.")
+    _refuse_compaction(document.get("context_management"), allowed)
+    for tool in _tools_in(document):
+        _refuse_server_tool(tool, allowed, server_tools)
+    if not model.tariff.by_tokens or model.context_tokens is not None:
+        return
     state = brought_in(dialect, document)
-    if state and model.tariff.by_tokens and model.context_tokens is None:
+    if state is not None:
         raise NotSupported(
-            f"{state} is not sold at a price by tokens: send the whole conversation in the request."
+            f"{state} is not sold at a price by tokens: send all of the question in the request."
         )
 
 
+def _tools_in(document: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Every tool, those in groups, too."""
+    stack = [document.get("tools")]
+    while stack:
+        tools = stack.pop()
+        for tool in tools if isinstance(tools, list) else ():
+            if not isinstance(tool, dict) or not isinstance(tool.get("type"), (str, type(None))):
+                raise InvalidRequest("tools must be a list of objects, each with a type.")
+            if tool.get("type") == _GROUP:
+                stack.append(tool.get("tools"))
+            else:
+                yield tool
+
+
+def _refuse_server_tool(
+    tool: Mapping[str, object], allowed: tuple[str, ...], server_tools: tuple[str, ...]
+) -> None:
+    kind = str(tool.get("type") or "custom")
+    if kind.startswith(server_tools):
+        return
+    runs_at_caller = kind.startswith(allowed)
+    if kind in _AT_CALLER:
+        field, values = _AT_CALLER[kind]
+        value = tool.get(field)
+        runs_at_caller = (value.get("type") if isinstance(value, dict) else value) in values
+    if not runs_at_caller:
+        raise NotSupported(f"Tools of type {kind[:80]!r} run at the backend and are not sold here.")
+
+
+def _refuse_compaction(management: object, allowed: tuple[str, ...]) -> None:
+    """Compaction has the model write a summary first, which no length bounds."""
+    edits = management.get("edits") if isinstance(management, dict) else management
+    for edit in edits if isinstance(edits, list) else ():
+        kind = edit.get("type") if isinstance(edit, dict) else None
+        if isinstance(kind, str) and kind.startswith("compact") and not kind.startswith(allowed):
+            raise NotSupported("Compaction at the backend is not sold here: leave context_management out.")
+
+
 def brought_in(dialect: Dialect, document: Mapping[str, object]) -> str | None:
-    """The field by which the question holds more than what is in the request."""
+    """By what the question holds more than is in the request; None where it does not."""
     names = (*_STATE, "prompt") if dialect is Dialect.RESPONSES else ()
-    return next((name for name in names if document.get(name)), None)
+    for name in names:
+        if document.get(name):
+            return name
+    for name in HOLDERS:
+        for part in parts_of(document.get(name)):
+            what = elsewhere(part) if isinstance(part, dict) else None
+            if what is not None:
+                return what
+    return None
 
 
 def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int | None:

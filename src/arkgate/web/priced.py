@@ -81,8 +81,9 @@ class Priced:
         """The request with everything HTTP taken off."""
         reader, presented = self._reader, presented_in(scope)
         client = self._client_address.of(scope)
+        is_counted = False
         if reader.is_slow(body):
-            await self._gateway.expect(presented, client)
+            is_counted = await self._gateway.expect(presented, client)
             order = await asyncio.to_thread(reader.read, scope, headers, body)
         else:
             order = reader.read(scope, headers, body)
@@ -98,4 +99,5 @@ class Priced:
             client=client,
             idempotency_key=idempotency_key(headers),
             is_retry=headers.get(b"x-stainless-retry-count", _FIRST) != _FIRST,
+            is_counted=is_counted,
         )
