@@ -221,7 +221,7 @@ def test_messages_end_with_their_stop_and_tell_the_usage_in_two_places() -> None
 
 
 def test_several_runs_of_a_model_are_added_up() -> None:
-    """Anthropic's sums leave out what a compaction or another model used: each run is told in `iterations`."""
+    """Anthropic's sums leave out what a compaction used: each run is told in `iterations`."""
     runs = [
         {"type": "compaction", "input_tokens": 180, "cache_read_input_tokens": 20, "output_tokens": 35},
         {"type": "message", "input_tokens": 23, "output_tokens": 10},
