@@ -249,7 +249,10 @@ async def staged(
         outermost = around(running.public) if around else running.public
         serving = asyncio.create_task(
             serve(
-                [Listener(outermost, public, protocol), Listener(running.operator, operator)],
+                [
+                    Listener(outermost, public, protocol, running.leaving),
+                    Listener(running.operator, operator),
+                ],
                 stop=stop,
                 grace_seconds=5,
             )

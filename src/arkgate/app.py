@@ -51,10 +51,15 @@ from arkgate.web.llms import Means
 from arkgate.web.metrics import Metrics
 from arkgate.web.offers import OffersApi
 from arkgate.web.openai import PATHS, OpenAiReader
+from arkgate.web.openapi import described
 from arkgate.web.outside import Outside
+from arkgate.web.pages import Pages, refusal_page
+from arkgate.web.payment import Payments
 from arkgate.web.priced import Priced, Reader
+from arkgate.web.render import Files, Renderer, Words
 from arkgate.web.server import Listener, bind, protocol_for_this_process, serve
 from arkgate.web.services import HttpReader
+from arkgate.web.watch import SessionWatch
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
@@ -69,6 +74,8 @@ class App:
     public: Guard
     operator: Guard
     calls: Calls
+    leaving: Callable[[], None]
+    """To be called when the public listener stops: ends what only watches."""
 
 
 def sqlite_path(settings: Settings) -> Path:
@@ -328,6 +335,23 @@ class _Parts:
         readiness = ReadinessCheck(self.nodes, self.backends, self.statements, self.calls, ledger=self.ledger)
         priced = self._priced(self._gateway(admission))
         sessions = self._sessions()
+        means = self._means(sessions)
+        watch = SessionWatch(
+            sessions,
+            self.statements,
+            self.clock,
+            public_url=settings.public_url,
+            balance_expiry=settings.catalog.balance_expiry,
+        )
+        files = Files()
+        renderer = Renderer(
+            files,
+            Words(),
+            site_name="arkgate",
+            url=settings.public_url,
+            methods=means.methods,
+            badge=means.network if means.network not in (None, "mainnet") else None,
+        )
         api = Api(
             priced=priced,
             offers=OffersApi(settings.catalog, priced, sessions, admission, self.statements, self.rates),
@@ -338,8 +362,10 @@ class _Parts:
             catalog=settings.catalog,
             clock=self.clock,
             client_address=ClientAddress(settings.trusted_proxies),
-            public_url=settings.public_url,
-            discovery=Discovery(settings.catalog, self._means(sessions), settings.public_url),
+            described=described(settings.catalog, settings.public_url),
+            discovery=Discovery(settings.catalog, means, settings.public_url),
+            watch=watch,
+            pages=self._pages(admission, sessions, watch, files, renderer),
         )
         admin = Admin(
             metrics=self.metrics,
@@ -354,9 +380,29 @@ class _Parts:
                 public_url=settings.public_url,
                 answered=self.metrics.request_answered,
                 append_token=settings.append_token,
+                refusal_page=lambda refusal, request_id: refusal_page(renderer, refusal, request_id),
             ),
             operator=Guard(admin.routes(), public_url=settings.public_url, answered=lambda _: None),
             calls=self.calls,
+            leaving=watch.end,
+        )
+
+    def _pages(
+        self, admission: Admission, sessions: Sessions, watch: SessionWatch, files: Files, renderer: Renderer
+    ) -> Pages:
+        settings = self.settings
+        return Pages(
+            catalog=settings.catalog,
+            means=self._means(sessions),
+            sessions=sessions,
+            payments=Payments(watch, self.statements, renderer.say),
+            admission=admission,
+            statements=self.statements,
+            rates=self.rates,
+            client_address=ClientAddress(settings.trusted_proxies),
+            public_url=settings.public_url,
+            files=files,
+            renderer=renderer,
         )
 
     def _means(self, sessions: Sessions) -> Means:
@@ -512,7 +558,12 @@ async def run(settings: Settings, stop: asyncio.Event, *, ready: Callable[[], No
             ready()
             await serve(
                 [
-                    Listener(app.public, public, protocol_for_this_process(settings.offers.body_bytes_max)),
+                    Listener(
+                        app.public,
+                        public,
+                        protocol_for_this_process(settings.offers.body_bytes_max),
+                        app.leaving,
+                    ),
                     Listener(app.operator, operator),
                 ],
                 stop=stop,

@@ -452,8 +452,10 @@ class Statements(Protocol):
         """The newest call of that account under that request id."""
         ...
 
-    async def statement(self, account_id: str, *, offset: int, limit: int) -> Sequence[StatementLine]:
-        """Lines of the account's statement, oldest first, from `offset`."""
+    async def statement(
+        self, account_id: str, *, offset: int, limit: int, newest_first: bool = False
+    ) -> Sequence[StatementLine]:
+        """Lines of the account's statement, oldest first unless asked otherwise, from `offset`."""
         ...
 
     async def cursor(self, node: str) -> Cursor:

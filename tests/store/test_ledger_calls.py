@@ -478,6 +478,8 @@ async def test_a_statement_is_its_accounts_own_in_the_order_of_time(store: Store
         StatementLine(NOON + 1, "refund", Msat(0), Msat(175), "request-c3", "backend failed"),
     ]
     assert list(await store.statements.statement(ALICE, offset=2, limit=3)) == lines[2:5]
+    newest = await store.statements.statement(ALICE, offset=0, limit=9, newest_first=True)
+    assert list(newest) == list(reversed(lines))
     assert [line.amount for line in await store.statements.statement(BOB, offset=0, limit=9)] == [100, -30, 0]
 
 

@@ -17,7 +17,6 @@ from arkgate.core.ledger import (
     Answer,
     CallRecord,
     HoldState,
-    SessionRecord,
     Standing,
     StatementLine,
 )
@@ -31,7 +30,7 @@ from arkgate.web.client import ClientAddress
 from arkgate.web.discovery import Discovery
 from arkgate.web.funding import payable_body
 from arkgate.web.offers import OffersApi
-from arkgate.web.openapi import described
+from arkgate.web.pages import Pages
 from arkgate.web.priced import Priced
 from arkgate.web.replies import whole_response
 from arkgate.web.requests import amount_in, arrival_of, presented_in, read, tokens_in, whole_number
@@ -46,6 +45,7 @@ from arkgate.web.respond import (
     timestamp,
 )
 from arkgate.web.services import check_spelling
+from arkgate.web.watch import SessionWatch
 
 NO_STORE = [(b"cache-control", b"no-store")]
 USAGE_LINES_MAX = 1000
@@ -67,8 +67,10 @@ class Api:
         catalog: Catalog,
         clock: Clock,
         client_address: ClientAddress,
-        public_url: str,
+        described: dict[str, object],
         discovery: Discovery,
+        watch: SessionWatch,
+        pages: Pages,
     ) -> None:
         self._priced = priced
         self._offers = offers
@@ -79,8 +81,10 @@ class Api:
         self._catalog = catalog
         self._clock = clock
         self._client_address = client_address
-        self._public_url = public_url
+        self._described = described
         self._discovery = discovery
+        self._watch = watch
+        self._pages = pages
 
     def routes(self) -> "Routes":
         """The routes; refusals are raised through it, to be answered by the guard."""
@@ -88,6 +92,7 @@ class Api:
         free = [
             Route("/v1/sessions", self.open_session, methods=["POST"]),
             Route("/v1/sessions/{session_id}", self.session, methods=["GET"]),
+            Route("/v1/sessions/{session_id}/events", self.events, methods=["GET"]),
             Route("/v1/balance", self.balance, methods=["GET"]),
             Route("/v1/topups", self.top_up, methods=["POST"]),
             Route("/v1/tokens", self.token, methods=["POST"]),
@@ -100,7 +105,14 @@ class Api:
             Route("/health/stream", self.stream, methods=["GET"]),
         ]
         router = Router(
-            routes=[*free, *self._offers.routes(), *self._discovery.routes(), *priced], redirect_slashes=False
+            routes=[
+                *free,
+                *self._offers.routes(),
+                *self._discovery.routes(),
+                *self._pages.routes(),
+                *priced,
+            ],
+            redirect_slashes=False,
         )
         return Routes(self._priced, router)
 
@@ -110,26 +122,19 @@ class Api:
         opened = await self._sessions.open(
             amount_in(body, headers), client=self._client_address.of(request.scope)
         )
-        session = self._session_body(opened.session, balance_sats=0)
+        session = self._watch.body(opened.session, None)
         return json_response({"token": opened.token, **session}, status=201, headers=NO_STORE)
 
     async def session(self, request: Request) -> Response:
         """`GET /v1/sessions/{session_id}`: its status, without the token."""
-        session = await self._sessions.session(request.path_params["session_id"])
-        account = await self._account(session.account_id)
-        body = self._session_body(session, balance_sats=whole_sats(account.balance.available))
-        if account.funded:
-            body["status"] = "active"  # wherever it was paid
-        return json_response(body, headers=NO_STORE)
+        return json_response(await self._watch.look(request.path_params["session_id"]), headers=NO_STORE)
 
-    def _session_body(self, session: SessionRecord, *, balance_sats: int) -> dict[str, object]:
-        return {
-            "session_id": session.session_id,
-            **payable_body(session.invoice, session.address, self._clock.now_ms()),
-            "balance_sats": balance_sats,
-            "balance_expires": self._catalog.balance_expiry.value,
-            "status_url": f"{self._public_url}/v1/sessions/{session.session_id}",
-        }
+    async def events(self, request: Request) -> Response:
+        """`GET /v1/sessions/{session_id}/events`: the same, and again whenever its status changes."""
+        events = await self._watch.events(
+            request.path_params["session_id"], client=self._client_address.of(request.scope)
+        )
+        return streaming_response(events)
 
     async def top_up(self, request: Request) -> Response:
         """`POST /v1/topups`: another way to pay for the presented token or L402 account."""
@@ -192,12 +197,14 @@ class Api:
         return None
 
     async def usage(self, request: Request) -> Response:
-        """`GET /v1/usage`: the holder's statement, oldest first, as JSON or CSV."""
+        """`GET /v1/usage`: the holder's statement, as JSON or CSV; the oldest line first, or the newest."""
         admitted = await self._admission.require(presented_in(request.scope), whole=True)
         offset = whole_number(request, "offset", default=0, maximum=10**9)
         limit = whole_number(request, "limit", default=USAGE_LINES, minimum=1, maximum=USAGE_LINES_MAX)
         account = await self._account(admitted.account_id)
-        lines = await self._statements.statement(admitted.account_id, offset=offset, limit=limit + 1)
+        lines = await self._statements.statement(
+            admitted.account_id, offset=offset, limit=limit + 1, newest_first=_newest_first(request)
+        )
         shown = lines[:limit]
         if _wants_csv(request):
             return raw_response(
@@ -232,7 +239,7 @@ class Api:
 
     async def openapi(self, request: Request) -> Response:
         """`GET /openapi.json`: what is sold, for programs that read OpenAPI."""
-        return json_response(described(self._catalog, self._public_url))
+        return json_response(self._described)
 
     async def health(self, request: Request) -> Response:
         """`GET /health` and `/health/live`: the process answers."""
@@ -324,6 +331,13 @@ def _csv(lines: Sequence[StatementLine]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def _newest_first(request: Request) -> bool:
+    order = request.query_params.get("order", "oldest")
+    if order not in ("oldest", "newest"):
+        raise InvalidRequest("order must be oldest or newest.")
+    return order == "newest"
 
 
 def _wants_csv(request: Request) -> bool:

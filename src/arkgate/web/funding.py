@@ -2,11 +2,36 @@
 
 from urllib.parse import urlencode
 
-from arkgate.core.ledger import AddressRecord, InvoiceRecord, InvoiceState
+from arkgate.core.ledger import AccountRecord, AddressRecord, InvoiceRecord, InvoiceState, SessionRecord
 from arkgate.core.money import Msat, whole_sats
+from arkgate.core.pricing import BalanceExpiry
 from arkgate.web.respond import timestamp
 
 _SATS_PER_BITCOIN_DIGITS = 8
+
+
+def session_body(
+    session: SessionRecord,
+    account: AccountRecord | None,
+    now_ms: int,
+    *,
+    public_url: str,
+    balance_expiry: BalanceExpiry,
+) -> dict[str, object]:
+    """A session as its id shows it: never with its token. `account` is None for one that was just opened."""
+    body = payable_body(session.invoice, session.address, now_ms)
+    if account is not None and account.funded:
+        body["status"] = "active"  # wherever it was paid
+    where = f"{public_url}/v1/sessions/{session.session_id}"
+    return {
+        "session_id": session.session_id,
+        **body,
+        "balance_sats": 0 if account is None else whole_sats(account.balance.available),
+        "balance_expires": balance_expiry.value,
+        "status_url": where,
+        "events_url": f"{where}/events",
+        "pay_url": f"{public_url}/pay/{session.session_id}",
+    }
 
 
 def payable_body(

@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arkgate.core.errors import (
@@ -76,11 +77,14 @@ class Guard:
         public_url: str,
         answered: Callable[[int], None],
         append_token: bool = False,
+        refusal_page: Callable[[Refusal, str], Response] | None = None,
     ) -> None:
+        """`refusal_page` makes what a browser shows of a refusal, from it and the request's id."""
         self._app = app
         self._answered = answered
         self._public_url = public_url
         self._append_token = append_token
+        self._refusal_page = refusal_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one HTTP request; other scopes are not served."""
@@ -121,7 +125,20 @@ class Guard:
                 append_token=self._append_token,
                 style=style_of(scope["path"]),
             )
+            if self._refusal_page is not None and wants_page(scope):
+                page = self._refusal_page(refusal, arrival.request_id)
+                kept = [pair for pair in response.raw_headers if pair[0] not in _OF_A_BODY]
+                page.raw_headers = [*page.raw_headers, *kept]
+                response = page
             await response(scope, receive, send_with_headers)
+
+
+_OF_A_BODY: Final = (b"content-type", b"content-length", b"cache-control")
+
+
+def wants_page(scope: Scope) -> bool:
+    """Whether a request comes from a browser that shows what it gets: programs do not ask for HTML."""
+    return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])
 
 
 def _arrival(scope: Scope) -> Arrival:

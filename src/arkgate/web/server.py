@@ -5,7 +5,7 @@ import contextlib
 import errno
 import resource
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Listener:
     """An ASGI 3 application."""
     socket: socket.socket
     protocol: type[HttpToolsProtocol] = ArkgateHttpProtocol
+    leaving: Callable[[], None] = lambda: None
+    """Called when the server stops: ends what would otherwise last until it is cancelled."""
 
 
 def protocol_for_this_process(body_bytes_max: int = 0) -> type[HttpToolsProtocol]:
@@ -86,7 +88,8 @@ async def serve(listeners: Sequence[Listener], *, stop: asyncio.Event, grace_sec
             for server, listener in zip(servers, listeners, strict=True):
                 group.create_task(server.serve(sockets=[listener.socket]))
             await stop.wait()
-            for server in servers:
+            for server, listener in zip(servers, listeners, strict=True):
+                listener.leaving()
                 server.should_exit = True
         await _wait_for_cancelled(servers)
     finally:

@@ -147,6 +147,9 @@ SELECT at_ms, kind, amount,
   (sum(amount) OVER (ORDER BY at_ms, rank, id ROWS UNBOUNDED PRECEDING))::bigint, reference, detail
 FROM line ORDER BY at_ms, rank, id LIMIT $3 OFFSET $2
 """
+STATEMENT_NEWEST_FIRST = STATEMENT.replace(
+    "line ORDER BY at_ms, rank, id LIMIT", "line ORDER BY at_ms DESC, rank DESC, id DESC LIMIT"
+)
 
 CURSOR = "SELECT add_index, settle_index FROM cursor WHERE node = $1"
 

@@ -123,9 +123,12 @@ class PostgresStatements:
             answer = Answer(call_id, request_id, status, content_type, body, cost, until_ms)
         return CallRecord(call_id, request_id, service, HoldState(state), cost, reason, answer)
 
-    async def statement(self, account_id: str, *, offset: int, limit: int) -> Sequence[StatementLine]:
-        """Lines of the account's statement, oldest first."""
-        rows = await self._reads.rows(queries.STATEMENT, account_id, offset, limit)
+    async def statement(
+        self, account_id: str, *, offset: int, limit: int, newest_first: bool = False
+    ) -> Sequence[StatementLine]:
+        """Lines of the account's statement."""
+        query = queries.STATEMENT_NEWEST_FIRST if newest_first else queries.STATEMENT
+        rows = await self._reads.rows(query, account_id, offset, limit)
         return [StatementLine(*row) for row in rows]
 
     async def cursor(self, node: str) -> Cursor:

@@ -308,6 +308,9 @@ SELECT at_ms, kind, amount,
   sum(amount) OVER (ORDER BY at_ms, rank, id ROWS UNBOUNDED PRECEDING), reference, detail
 FROM line ORDER BY at_ms, rank, id LIMIT :limit OFFSET :offset
 """
+STATEMENT_NEWEST_FIRST = STATEMENT.replace(
+    "line ORDER BY at_ms, rank, id LIMIT", "line ORDER BY at_ms DESC, rank DESC, id DESC LIMIT"
+)
 
 CURSOR = "SELECT add_index, settle_index FROM cursor WHERE node = ?"
 

@@ -167,10 +167,13 @@ class SqliteStatements:
         """The newest call of that account under that request id."""
         return await self._apart(lambda db: _call(db, self._clock.now_ms(), account_id, request_id))
 
-    async def statement(self, account_id: str, *, offset: int, limit: int) -> Sequence[StatementLine]:
-        """Lines of the account's statement, oldest first."""
+    async def statement(
+        self, account_id: str, *, offset: int, limit: int, newest_first: bool = False
+    ) -> Sequence[StatementLine]:
+        """Lines of the account's statement."""
+        query = queries.STATEMENT_NEWEST_FIRST if newest_first else queries.STATEMENT
         page = {"account": account_id, "offset": offset, "limit": limit}
-        rows = await self._apart(lambda db: db.execute(queries.STATEMENT, page).fetchall())
+        rows = await self._apart(lambda db: db.execute(query, page).fetchall())
         return [StatementLine(*row) for row in rows]
 
     async def cursor(self, node: str) -> Cursor:
