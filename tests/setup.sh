@@ -3,7 +3,7 @@
 # As root it installs what is missing; otherwise it prints the line that does, and what needs them is skipped.
 set -euo pipefail
 
-needed=(curl:curl node:nodejs npm:npm redis-server:redis-server)
+needed=(curl:curl node:nodejs npm:npm redis-server:redis-server chromium:chromium zbarimg:zbar-tools)
 missing=()
 compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || missing+=(postgresql)
 for pair in "${needed[@]}"; do
@@ -18,10 +18,12 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
 fi
 
-node=tests/clients/node
-if command -v npm >/dev/null && [ ! $node/node_modules/.ready -nt $node/package-lock.json ]; then
-  echo "installing the client that the tests buy with into $node …"
-  (cd $node && npm ci --silent --no-audit --no-fund --ignore-scripts)
-  touch $node/node_modules/.ready
-fi
+# The client that the tests buy with, and what looks at the pages' accessibility.
+for node in tests/clients/node tests/browser/node; do
+  if command -v npm >/dev/null && [ ! $node/node_modules/.ready -nt $node/package-lock.json ]; then
+    echo "installing into $node …"
+    (cd $node && npm ci --silent --no-audit --no-fund --ignore-scripts)
+    touch $node/node_modules/.ready
+  fi
+done
 exec "$@"

@@ -19,6 +19,7 @@ from arkgate.core.keys import Keyring
 from arkgate.gateway.addresses import AddressDesk
 from arkgate.gateway.admit import Admission
 from arkgate.gateway.challenge import Challenger
+from arkgate.gateway.claims import Claims
 from arkgate.gateway.desk import InvoiceDesk
 from arkgate.gateway.doctor import Doctor, Offer
 from arkgate.gateway.fund import Funding
@@ -53,7 +54,7 @@ from arkgate.web.offers import OffersApi
 from arkgate.web.openai import PATHS, OpenAiReader
 from arkgate.web.openapi import described
 from arkgate.web.outside import Outside
-from arkgate.web.pages import Pages, refusal_page
+from arkgate.web.pages import Pages
 from arkgate.web.payment import Payments
 from arkgate.web.priced import Priced, Reader
 from arkgate.web.render import Files, Renderer, Words
@@ -352,6 +353,7 @@ class _Parts:
             methods=means.methods,
             badge=means.network if means.network not in (None, "mainnet") else None,
         )
+        pages = self._pages(admission, sessions, watch, files, renderer)
         api = Api(
             priced=priced,
             offers=OffersApi(settings.catalog, priced, sessions, admission, self.statements, self.rates),
@@ -365,7 +367,7 @@ class _Parts:
             described=described(settings.catalog, settings.public_url),
             discovery=Discovery(settings.catalog, means, settings.public_url),
             watch=watch,
-            pages=self._pages(admission, sessions, watch, files, renderer),
+            pages=pages,
         )
         admin = Admin(
             metrics=self.metrics,
@@ -380,7 +382,7 @@ class _Parts:
                 public_url=settings.public_url,
                 answered=self.metrics.request_answered,
                 append_token=settings.append_token,
-                refusal_page=lambda refusal, request_id: refusal_page(renderer, refusal, request_id),
+                refusal_page=pages.refusal,
             ),
             operator=Guard(admin.routes(), public_url=settings.public_url, answered=lambda _: None),
             calls=self.calls,
@@ -395,6 +397,7 @@ class _Parts:
             catalog=settings.catalog,
             means=self._means(sessions),
             sessions=sessions,
+            claims=Claims(self.keyring, self.statements),
             payments=Payments(watch, self.statements, renderer.say),
             admission=admission,
             statements=self.statements,

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -77,9 +77,9 @@ class Guard:
         public_url: str,
         answered: Callable[[int], None],
         append_token: bool = False,
-        refusal_page: Callable[[Refusal, str], Response] | None = None,
+        refusal_page: Callable[[Refusal, Scope, str], Awaitable[Response]] | None = None,
     ) -> None:
-        """`refusal_page` makes what a browser shows of a refusal, from it and the request's id."""
+        """`refusal_page` makes what a browser shows of a refusal of that request with that id."""
         self._app = app
         self._answered = answered
         self._public_url = public_url
@@ -126,7 +126,7 @@ class Guard:
                 style=style_of(scope["path"]),
             )
             if self._refusal_page is not None and wants_page(scope):
-                page = self._refusal_page(refusal, arrival.request_id)
+                page = await self._refusal_page(refusal, scope, arrival.request_id)
                 kept = [pair for pair in response.raw_headers if pair[0] not in _OF_A_BODY]
                 page.raw_headers = [*page.raw_headers, *kept]
                 response = page

@@ -9,15 +9,18 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from arkgate.core.catalog import Catalog, Endpoint, Service
-from arkgate.core.errors import InvalidRequest, InvalidToken, Refusal
+from arkgate.core.errors import InvalidRequest, InvalidToken, PaymentRequired, Refusal
 from arkgate.core.ledger import AccountRecord, StatementLine
 from arkgate.core.money import sats, whole_sats
 from arkgate.gateway.admit import Admission
+from arkgate.gateway.claims import Claims
 from arkgate.gateway.sessions import Sessions
 from arkgate.l402.header import read_credentials
 from arkgate.ports import Rates, Statements
+from arkgate.web.body import read_object
 from arkgate.web.client import ClientAddress
 from arkgate.web.errors import public_sentence, status_of
 from arkgate.web.examples import example_of
@@ -28,7 +31,7 @@ from arkgate.web.payment import Payments
 from arkgate.web.qr import lightning_code, qr_svg
 from arkgate.web.render import NO_STORE, Files, Renderer
 from arkgate.web.requests import presented_in
-from arkgate.web.respond import raw_response
+from arkgate.web.respond import json_response, raw_response
 from arkgate.web.shapes import exact_sats
 
 CARDS_CALLS: Final = (10, 50, 200)
@@ -72,6 +75,7 @@ class Pages:
         means: Means,
         sessions: Sessions,
         payments: Payments,
+        claims: Claims,
         admission: Admission,
         statements: Statements,
         rates: Rates | None,
@@ -84,6 +88,7 @@ class Pages:
         self._means = means
         self._sessions = sessions
         self._payments = payments
+        self._claims = claims
         self._admission = admission
         self._statements = statements
         self._rates = rates
@@ -105,6 +110,7 @@ class Pages:
             Route("/docs", self.docs, methods=["GET"]),
             Route("/apis", self.apis, methods=["GET"]),
             Route("/v1/qr", self.qr, methods=["POST"]),
+            Route("/v1/claims", self.claim, methods=["POST"]),
             Route("/static/{version}/{name}", self._files.serve, methods=["GET"]),
         ]
 
@@ -245,6 +251,37 @@ class Pages:
         shown = lightning_code(text.partition(":")[2]) if text.startswith("lightning:") else text
         svg = await asyncio.to_thread(qr_svg, shown, self._renderer.say("pay.qr"))
         return raw_response(svg.encode(), headers=[(b"content-type", b"image/svg+xml"), NO_STORE])
+
+    async def claim(self, request: Request) -> Response:
+        """`POST /v1/claims`: the token of the invoice that a 402 page showed, once that is paid."""
+        body = read_object(await read_body(request.receive, request.scope, maximum=FORM_BYTES_MAX))
+        macaroon, claim = body.get("macaroon"), body.get("claim")
+        if not isinstance(macaroon, str) or not isinstance(claim, str) or not (macaroon + claim).isascii():
+            raise InvalidRequest("A claim is an object with the texts macaroon and claim of a 402 page.")
+        admitted = await self._claims.honour(macaroon, claim)
+        token = await self._sessions.token(admitted)
+        return json_response({"token": token}, headers=[NO_STORE])
+
+    async def refusal(self, refusal: Refusal, scope: Scope, request_id: str) -> Response:
+        """What a browser shows of a refusal: of a challenge, the invoice that opens the resource."""
+        if isinstance(refusal, PaymentRequired) and scope["method"] == "GET":
+            challenge = refusal.challenge
+            code = await asyncio.to_thread(self._payments.code, challenge.payment_request)
+            target = scope["path"] + (
+                f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+            )
+            return self._renderer.page(
+                "required.html",
+                status=402,
+                target=target,
+                code=code,
+                amount_sats=whole_sats(challenge.bundle.amount, asked_for=True),
+                calls=challenge.bundle.calls,
+                macaroon=challenge.macaroon,
+                claim=self._claims.claim(challenge.macaroon),
+                expires_at_ms=challenge.expires_at_ms,
+            )
+        return refusal_page(self._renderer, refusal, request_id)
 
     def _offered(self) -> list[Offered]:
         rate = None if self._rates is None else self._rates.current()

@@ -85,6 +85,11 @@ class Payments:
             pay_url=str(body["pay_url"]),
         )
 
+    def code(self, payment_request: str) -> Code:
+        """That of an invoice. Takes some milliseconds: not for the event loop."""
+        shown, link = lightning_code(payment_request), f"lightning:{payment_request}"
+        return _code(self._say("pay.lightning"), payment_request, link, shown, self._say("pay.qr_lightning"))
+
     def _codes(self, session: SessionRecord) -> tuple[Code, ...]:
         """The first is what most wallets understand."""
         invoice, address, say = session.invoice, session.address, self._say
@@ -94,11 +99,7 @@ class Payments:
             shown = uri.replace(invoice.payment_request, invoice.payment_request.upper())
             codes.append(_code(say("pay.any_wallet"), uri, uri, shown, say("pay.qr_any")))
         if invoice is not None:
-            request = invoice.payment_request
-            code = lightning_code(request)
-            codes.append(
-                _code(say("pay.lightning"), request, f"lightning:{request}", code, say("pay.qr_lightning"))
-            )
+            codes.append(self.code(invoice.payment_request))
         if address is not None:
             uri = bip321(None, address, address.amount)
             codes.append(_code(say("pay.ark"), address.address, uri, uri, say("pay.qr_ark")))
