@@ -115,6 +115,7 @@ async def with_script(demo: Demo, visitor: Visitor, page: Page) -> None:
     await page.click("#try-form button")
     await expect(page.locator("#answer")).to_contain_text("What is a sat?")
     await expect(page.locator("[data-field=available_sats]")).to_have_text("2450")
+    await expect(page.locator("#lines tr")).to_have_count(2)
     rows = await page.locator("#lines tr").all_text_contents()
     assert ["-50" in rows[0], "2500" in rows[1]] == [True, True]
 

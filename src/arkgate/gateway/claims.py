@@ -18,7 +18,7 @@ from arkgate.l402.identifier import Identifier, IdentifierError
 from arkgate.l402.macaroon import MacaroonError, read
 from arkgate.ports import Statements
 
-WAIT_SECONDS: Final = 8.0
+WAIT_SECONDS: Final = 2.0
 """How long a claim waits for its payment before its page asks again."""
 _LABEL: Final = b"page claim"
 

@@ -122,6 +122,12 @@ class Pages:
         """`GET /fund`: how much to pay."""
         return self._fund_page(entered=request.query_params.get("amount", ""))
 
+    def _bounds(self) -> dict[str, int]:
+        return {
+            "minimum": whole_sats(self._means.minimum, asked_for=True),
+            "maximum": whole_sats(self._means.maximum),
+        }
+
     def _fund_page(self, *, entered: str = "", problem: str | None = None, status: int = 200) -> Response:
         first = next(iter(self._catalog))
         return self._renderer.page(
@@ -132,8 +138,7 @@ class Pages:
             problem=problem,
             price_sats=whole_sats(first.price, asked_for=True) if first.tariff.is_fixed else None,
             calls_per_day=first.calls_per_day,
-            minimum_sats=whole_sats(self._means.minimum, asked_for=True),
-            maximum_sats=whole_sats(self._means.maximum),
+            bounds=self._bounds(),
         )
 
     async def open_session(self, request: Request) -> Response:
@@ -148,6 +153,8 @@ class Pages:
             )
         except Refusal as refusal:
             sentence = public_sentence(refusal) or refusal.message
+            if refusal.reason == "amount_out_of_range":
+                sentence = self._renderer.say("fund.out_of_range", **self._bounds())
             return self._fund_page(entered=entered, problem=sentence, status=status_of(refusal))
         payment = await self._payments.of(opened.session, None)
         return self._renderer.page("token.html", token=opened.token, payment=payment, curl=self._curl())
@@ -212,8 +219,7 @@ class Pages:
             resets_at_ms=resets_at_ms,
             offered=self._offered(),
             has_chat=self._catalog.chat is not None,
-            minimum_sats=whole_sats(self._means.minimum, asked_for=True),
-            maximum_sats=whole_sats(self._means.maximum),
+            bounds=self._bounds(),
         )
 
     async def docs(self, request: Request) -> Response:
@@ -226,8 +232,7 @@ class Pages:
             refunds=REFUNDS,
             chat=self._catalog.chat,
             calls_per_day=next(iter(self._catalog)).calls_per_day,
-            minimum_sats=whole_sats(self._means.minimum, asked_for=True),
-            maximum_sats=whole_sats(self._means.maximum),
+            bounds=self._bounds(),
         )
 
     async def apis(self, request: Request) -> Response:

@@ -2,7 +2,8 @@
 // what was asked for with it.
 "use strict";
 
-const LOOK_MS = 2000;
+const PAUSE_MS = 200;  // the gateway itself waits two seconds for the payment
+const LOST_MS = 2000;
 const required = document.getElementById("required");
 const state = document.getElementById("state");
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
@@ -17,9 +18,11 @@ async function token() {
         body: JSON.stringify({ macaroon, claim }),
       });
       if (answer.ok) return (await answer.json()).token;
-    } catch { /* no connection: asked again */ }
+      await pause(PAUSE_MS);
+    } catch {  // no connection
+      await pause(LOST_MS);
+    }
     if (Date.now() > Number(expires)) state.textContent = required.dataset.expired;
-    await pause(LOOK_MS);
   }
 }
 
