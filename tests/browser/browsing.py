@@ -42,7 +42,7 @@ class Visitor:
             base_url=self.url,
             **more,
         )
-        context.set_default_timeout(8000)
+        context.set_default_timeout(20_000)
         self._contexts.append(context)
         context.on("page", self._watch)
         return await context.new_page()
