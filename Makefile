@@ -4,7 +4,7 @@ VENV := .venv
 CLIENTS := .venv-clients
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help run test test-node test-postgres storm crash check mutants proto docs lock bench bench-ledger clean
+.PHONY: help run test test-node test-postgres storm crash check mutants proto docs pictures lock bench bench-ledger clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,7 +18,7 @@ help:
 	@echo "make mutants    small mistakes in the money's code that a test must see: MUTANTS='core sqlite'"
 	@echo "make bench      speed as ratios to a plain ASGI server, in one run; streams; then the ledger alone"
 	@echo "make bench-ledger  the ledger alone: BENCH='--database URL' for another one than SQLite"
-	@echo "make proto      regenerate src/arkgate/_proto; make docs: the configuration reference; make lock: pin dependencies anew"
+	@echo "make proto      regenerate src/arkgate/_proto; make docs: the configuration reference; make pictures: those of the README; make lock: pin dependencies anew"
 
 $(VENV)/.runtime: requirements/runtime.lock requirements/build.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "arkgate needs Python 3.11 or 3.12: apt-get install python3 python3-venv, or set PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -82,6 +82,9 @@ mutants: $(VENV)/.mutants
 docs: $(VENV)/.runtime
 	@$(VENV)/bin/arkgate config reference > docs/configuration.md
 
+pictures: $(VENV)/.dev
+	@$(VENV)/bin/python -m tests.browser.pictures docs/pictures
+
 proto: $(VENV)/.dev
 	@tests/generate_proto.sh src/arkgate
 
@@ -101,4 +104,4 @@ lock: $(VENV)/.dev
 	@$(PIP_COMPILE) -o requirements/clients-older.lock requirements/clients-older.in
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) tests/clients/node/node_modules .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
+	rm -rf $(VENV) $(CLIENTS) tests/clients/node/node_modules tests/browser/node/node_modules .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
