@@ -1,17 +1,24 @@
 """Our own count of tokens: what it counts, and that no text makes it slow."""
 
 import base64
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arkgate.backend.counting import IMAGE_TOKENS, count_used
 from arkgate.backend.tokens import count_tokens
+from arkgate.core.catalog import Model
+from arkgate.core.errors import Refusal
+from arkgate.core.money import Msat
+from arkgate.core.pricing import Tariff
 from arkgate.ports import Dialect, Outgoing
+from arkgate.web.bounds import refuse_unpriced
 
 SLOW = {
     "one letter": "a" * 100_000,
@@ -200,3 +207,31 @@ def test_a_picture_in_an_answer_is_not_counted_as_words() -> None:
     whole = b'{"choices": [{"message": {"content": [%b, %b]}}]}' % (said, picture)
 
     assert count_used(question(), whole).output_tokens == 2
+
+
+NAMES = (
+    "messages input prompt system content output type source file file_data image_url id role audio tools "
+    "context_management edits environment execution name parameters data iterations"
+)
+VALUES = (
+    "image_url document file input_file item_reference text base64 content tool_use namespace shell "
+    "computer_screenshot image_generation_call compact_1 user assistant url"
+)
+NAMED = st.sampled_from(NAMES.split())
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
+TEXTS = st.text(max_size=9) | st.sampled_from(VALUES.split())
+BODIES = st.recursive(
+    SCALARS | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMED, inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(NAMED, BODIES, max_size=6), st.sampled_from(Dialect))
+def test_whatever_a_body_holds_it_is_counted_or_refused(
+    document: dict[str, object], dialect: Dialect
+) -> None:
+    model = Model("m", Tariff(input_tokens=Msat(1)))
+    with contextlib.suppress(Refusal):
+        refuse_unpriced(dialect, document, model, ("mcp",))
+    assert count_used(Outgoing(dialect, document, "m"), orjson.dumps(document)).input_tokens >= 0

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from playwright.async_api import Page, expect
+
 from tests.browser.browsing import becomes, fund, visiting
 from tests.stage import Stage, run, staged
 

@@ -281,6 +281,40 @@ def test_every_page_is_sent_with_what_keeps_it_safe(tmp_path: Path) -> None:
     visit(tmp_path, story, service(9))
 
 
+def test_a_browser_gets_a_page_for_each_failure_and_others_get_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a fault with a secret in it")
+
+    async def story(stage: Stage, visitor: Visitor) -> None:
+        browser = {"Accept": "text/html,*/*;q=0.8"}
+
+        async def both(path: str, status: int, words: str) -> None:
+            page = await stage.http.get(path, headers=browser)
+            plain = await stage.http.get(path)
+            assert (page.status_code, plain.status_code) == (status, status)
+            assert words in page.text
+            assert page.headers["x-request-id"] in page.text
+            assert plain.json()["success"] is False
+            assert page.headers.get("retry-after") == plain.headers.get("retry-after")
+            assert "a secret" not in page.text
+
+        await both("/nothing", 404, "There is nothing here")
+        await stage.http.get("/weather/a")
+        await both("/weather/a", 429, "Too many at once")
+        monkeypatch.setattr("arkgate.web.payment.Payments.find", broken)
+        await both("/pay/x", 500, "A fault of ours")
+        monkeypatch.undo()
+        await stage.simulation.gate.stop()
+        await stage.app.calls.drain(0)
+        await both("/weather/b", 503, "Not now")
+        await stage.simulation.gate.start()
+
+    limits = "challenges_per_minute_and_client = 1"
+    visit(tmp_path, story, {**service(9), "[limits]": limits})
+
+
 def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
     async def story(stage: Stage, visitor: Visitor) -> None:
         browser = {"Accept": "text/html"}

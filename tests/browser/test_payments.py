@@ -1,6 +1,7 @@
 """Pages that wait for a payment: every way in which it may go, and what becomes of a page meanwhile."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,42 @@ def test_a_page_that_was_offline_catches_up(tmp_path: Path) -> None:
         await page.context.set_offline(False)
         await becomes(page, "active")
         await expect(page.locator("#offline")).to_be_hidden()
+
+    visit(tmp_path, story)
+
+
+WALLET = """
+window.webln = {
+  enable: async () => {},
+  sendPayment: async (invoice) => { window.sent = invoice; return { preimage: "" }; },
+};
+"""
+
+
+def test_the_browsers_own_wallet_is_offered_where_there_is_one(tmp_path: Path) -> None:
+    async def story(stage: Stage, visitor: Visitor) -> None:
+        page = await visitor.page()
+        await fund(page)
+        await expect(page.locator("#browser-wallet")).to_be_hidden()
+        await page.context.add_init_script(WALLET)
+        await page.reload()
+        await page.click("#browser-wallet")
+        assert await page.evaluate("window.sent") == await invoice_on(page)
+
+    visit(tmp_path, story)
+
+
+def test_the_time_that_is_left_is_counted_down(tmp_path: Path) -> None:
+    async def story(stage: Stage, visitor: Visitor) -> None:
+        page = await visitor.page()
+        await page.clock.install()
+        await fund(page)
+        left = page.locator("#left")
+        await expect(left).to_contain_text("23 h 59 min")
+        await page.clock.fast_forward("23:56:00")
+        await expect(left).to_have_text(re.compile(r": 3 min \d+ s$"))
+        await page.clock.fast_forward("00:05:00")
+        await expect(left).to_have_text("")
 
     visit(tmp_path, story)
 

@@ -1,8 +1,8 @@
 """The whole story in a browser, against `arkgate demo` as a newcomer starts it."""
 
 import asyncio
+import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +14,8 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.browser.browsing import Visitor, becomes, fund, invoice_on, visiting
+from tests.cli.program import DEMO_OFFSETS
+from tests.ports import free_port_base
 from tests.stage import eventually, run
 
 
@@ -21,8 +23,7 @@ class Demo:
     """`arkgate demo` in a process of its own."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            base = free.getsockname()[1] // 10 * 10
+        base = free_port_base(DEMO_OFFSETS)
         self.environment = {**os.environ, "ARKGATE_DATA": str(directory), "ARKGATE_PORT_BASE": str(base)}
         self.url = f"http://127.0.0.1:{base + 2}"
 
@@ -50,7 +51,8 @@ class Demo:
                 await eventually(is_up, 30)
             yield self
         finally:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
             await process.communicate()
 
     async def pay(self, invoice: str) -> None:

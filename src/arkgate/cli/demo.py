@@ -189,4 +189,7 @@ curl -sN $url/v1/chat/completions -H "Authorization: Bearer $token" -H "$json" -
 # 6. Check the books.
 arkgate ledger verify --config {_quoted(directory / settings.DEFAULT_FILE)}
 
+# Or in a browser: {url}/fund asks for a token; pay what its page shows with
+# arkgate wallet pay <the invoice>
+
 Ctrl-C stops everything; the state stays in {_shown(directory)}."""
