@@ -364,7 +364,7 @@ class _Parts:
             catalog=settings.catalog,
             clock=self.clock,
             client_address=ClientAddress(settings.trusted_proxies),
-            described=described(settings.catalog, settings.public_url),
+            described=described(settings.catalog, means, settings.public_url),
             discovery=Discovery(settings.catalog, means, settings.public_url),
             watch=watch,
             pages=pages,

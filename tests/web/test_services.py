@@ -58,6 +58,8 @@ def test_a_get_is_challenged_paid_and_forwarded_as_it_is(tmp_path: Path) -> None
         path = "/weather/today%20?city=M%C3%BCnchen&x=1"
         challenge = await stage.http.get(path)
         assert (challenge.status_code, challenge.json()["price_sats"]) == (402, 3)
+        assert "repeat the request as GET /weather/… with" in challenge.json()["error"]
+        assert "repeat the request as PUT /weather/… with" in (await stage.http.put(path)).json()["error"]
         assert "GET /weather/" in challenge.json()["error"]
         paid = await stage.simulation.pay(challenge.json()["invoice"])
         header = {"Authorization": f"L402 {challenge.json()['macaroon']}:{paid.preimage.hex()}"}

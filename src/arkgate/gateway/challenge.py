@@ -61,6 +61,7 @@ class Challenger:
         *,
         quote: Quote,
         client: str,
+        method: str | None = None,
         has: Msat = Msat(0),
         is_counted: bool = False,
         account_id: str | None = None,
@@ -101,7 +102,7 @@ class Challenger:
         )
         self._observer.challenge_issued(service.name)
         log.info("challenge issued", service=service.name, amount_msat=bundle.amount, reason=code or "unpaid")
-        return PaymentRequired(because or _sentence(endpoint, offer), offer, code=code)
+        return PaymentRequired(because or _sentence(endpoint, method, offer), offer, code=code)
 
     def _macaroon(self, service: str, made: Issued, account_id: str, *, bound: bool) -> str:
         version = self._keyring.current
@@ -130,9 +131,11 @@ def _for_tokens_only(endpoint: Endpoint, quote: Quote, code: str | None) -> Fund
     )
 
 
-def _sentence(endpoint: Endpoint, offer: Challenge) -> str:
+def _sentence(endpoint: Endpoint, method: str | None, offer: Challenge) -> str:
+    asked = method or endpoint.methods[0]
+    again = f"{asked} {endpoint.path}" + ("…" if endpoint.is_prefix else "")
     calls = "one call" if offer.bundle.calls == 1 else f"{offer.bundle.calls} calls"
     return (
         f"Payment required: {format_sats(offer.bundle.amount)} for {calls}. Pay the invoice, then repeat the "
-        f"request as {endpoint.methods[0]} {endpoint.path} with Authorization: L402 <macaroon>:<preimage>."
+        f"request as {again} with Authorization: L402 <macaroon>:<preimage>."
     )

@@ -55,6 +55,8 @@ class PaidRequest:
     """Whether the request only asks for the price: another method, no body, or `{}`."""
     client: str
     """Whom to count unpaid challenges against."""
+    method: str | None = None
+    """With which of the endpoint's methods it came; None for one that is not sold."""
     idempotency_key: str | None = None
     is_retry: bool = False
     """Whether its client says that it sent the same request before."""
@@ -196,6 +198,7 @@ class Gateway:
             quote=request.quote,
             has=has if account_id and not _is_fixed(request) else Msat(0),
             client=request.client,
+            method=request.method,
             is_counted=request.is_counted,
             account_id=account_id,
             code=code,

@@ -1,56 +1,56 @@
-"""The OpenAPI description of what is sold, rendered from the catalog, so that no price can drift from it."""
+"""The OpenAPI description of what is sold, rendered from the catalog, so that no price can drift from it.
 
-from collections.abc import Mapping
-from typing import Any, Final
+`x-payment-info` and `x-service-info` are those of MPP's draft-payment-discovery-00.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from arkgate.core.catalog import Catalog, Endpoint, Service, ServiceKind
 from arkgate.core.money import whole_sats
+from arkgate.web.examples import example_of
+from arkgate.web.llms import Means
 from arkgate.web.offers import tariff_told
+from arkgate.web.openapi_free import free_paths, in_path
+from arkgate.web.openapi_schemas import (
+    HEADERS,
+    KEY,
+    RESPONSES,
+    SCHEMAS,
+    Json,
+    amount_schema,
+    ref,
+    refusals,
+)
 
-Json = dict[str, Any]
 VERSION: Final = "0.1.0"
-_ERROR: Final = {"$ref": "#/components/schemas/Refusal"}
-_REFUSED: Final[Mapping[str, str]] = {
-    "400": "The request has to be changed; nothing was charged.",
-    "401": "The credential is not ours or damaged.",
-    "402": "Payment required: the challenge is in WWW-Authenticate and in the body.",
-    "409": "The same purchase is under way: repeat it after Retry-After.",
-    "413": "The request is too large.",
-    "422": "The Idempotency-Key belongs to another request.",
-    "429": "The day's calls are used up, or calls come too fast: see Retry-After.",
-    "502": "The backend failed; refunded.",
-    "503": "Nothing is sold now; nothing was held. See Retry-After.",
-    "504": "The backend did not answer in time; refunded.",
+_BODIES: Final[Mapping[str, str]] = {
+    "/v1/chat/completions": "ChatCompletion",
+    "/v1/completions": "Completion",
+    "/v1/embeddings": "Embedding",
+    "/v1/responses": "Response",
+    "/v1/messages": "Message",
 }
-_CHAT_BODY: Final[Json] = {
-    "type": "object",
-    "properties": {
-        "prompt": {"type": "string", "maxLength": 4000},
-        "messages": {
-            "type": "array",
-            "maxItems": 12,
-            "items": {
-                "type": "object",
-                "required": ["role", "content"],
-                "properties": {
-                    "role": {"enum": ["user", "assistant"]},
-                    "content": {"type": "string", "maxLength": 4000},
-                },
-            },
-        },
-        "stream": {"type": "boolean", "default": False},
-    },
-    "anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}],
-    "example": {"prompt": "How is Ark different from Lightning?"},
+_REFUSED: Final = (400, 401, 402, 404, 405, 409, 410, 413, 415, 422, 429, 501, 502, 503, 504)
+_TAGS: Final = {
+    "ai": "Answers of AI models, priced",
+    "api": "Other APIs, priced",
+    "funding": "Tokens and where to pay; free of charge",
+    "account": "What an account has and did; free of charge",
+    "offers": "What is sold; free of charge",
+    "health": "Whether it runs",
 }
 
 
-def described(catalog: Catalog, public_url: str) -> Json:
+def described(catalog: Catalog, means: Means, public_url: str) -> Json:
     """The whole document, OpenAPI 3.1."""
     paths: Json = {}
     for service, endpoint in catalog.offered():
         path = endpoint.path + ("{path}" if endpoint.is_prefix else "")
-        paths[path] = {method.lower(): _operation(service, endpoint, method) for method in endpoint.methods}
+        paths[path] = {
+            method.lower(): _operation(service, endpoint, method, means.methods)
+            for method in endpoint.methods
+        }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -59,8 +59,17 @@ def described(catalog: Catalog, public_url: str) -> Json:
             "description": "Calls sold for sats: ask, pay the invoice of the 402, ask again; or use a token.",
         },
         "servers": [{"url": public_url}],
+        "tags": [{"name": name, "description": words} for name, words in _TAGS.items()],
         "security": [{"token": []}, {"l402": []}],
-        "paths": {**paths, **_FREE},
+        "x-service-info": {
+            "categories": sorted({_tag(service) for service in catalog}),
+            "docs": {
+                "homepage": public_url,
+                "apiReference": f"{public_url}/docs",
+                "llms": f"{public_url}/llms.txt",
+            },
+        },
+        "paths": {**paths, **free_paths(models=catalog.chat is not None)},
         "components": {
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "A funded token, ak_…"},
@@ -71,7 +80,9 @@ def described(catalog: Catalog, public_url: str) -> Json:
                     "description": "L402 <macaroon>:<preimage>, from a paid challenge",
                 },
             },
-            "schemas": {"Refusal": _REFUSAL},
+            "schemas": {**SCHEMAS, "Amount": amount_schema(means.minimum, means.maximum)},
+            "headers": HEADERS,
+            "responses": RESPONSES,
         },
     }
 
@@ -82,71 +93,59 @@ def operation_id(endpoint: Endpoint, method: str) -> str:
     return "_".join([method.lower(), *words])
 
 
-def _operation(service: Service, endpoint: Endpoint, method: str) -> Json:
-    is_ai_chat = service.kind is ServiceKind.CHAT and endpoint == service.endpoints[0]
+def _tag(service: Service) -> str:
+    return "ai" if service.kind is ServiceKind.CHAT else "api"
+
+
+def _operation(service: Service, endpoint: Endpoint, method: str, methods: Sequence[str]) -> Json:
+    price = whole_sats(service.price, asked_for=True)
+    at_most = "" if service.tariff.is_fixed else "at most "
     operation: Json = {
         "operationId": operation_id(endpoint, method),
         "summary": endpoint.description or f"{service.name}, {method}",
-        "x-cost-sats": whole_sats(service.price, asked_for=True),
+        "tags": [_tag(service)],
+        "x-cost-sats": price,
         "x-pricing": tariff_told(service.tariff),
-        "parameters": [_KEY, *([_PATH] if endpoint.is_prefix else [])],
-        "responses": {
-            "200": {"description": "The answer, charged. Server-Sent Events where a stream was asked for."},
-            **{
-                status: {"description": words, "content": {"application/json": {"schema": _ERROR}}}
-                for status, words in _REFUSED.items()
-            },
+        "x-payment-info": {
+            "offers": [
+                {
+                    "intent": "charge",
+                    "method": way,
+                    "amount": str(price),
+                    "currency": "sat",
+                    "description": f"{at_most}{price} sats for one call",
+                }
+                for way in methods
+            ]
         },
+        "parameters": [KEY, *([in_path("path", "Everything under it")] if endpoint.is_prefix else [])],
+        "responses": {"200": _answer(service, endpoint), **refusals(_REFUSED)},
     }
+    if service.kind is ServiceKind.HTTP:
+        operation["responses"]["default"] = {"description": "The API's own answer; only a 2xx is charged."}
     if method in ("POST", "PUT", "PATCH"):
-        schema = _CHAT_BODY if is_ai_chat else {}
-        media_type = "application/json" if service.kind is ServiceKind.CHAT else "*/*"
-        operation["requestBody"] = {
-            "required": service.kind is ServiceKind.CHAT,
-            "content": {media_type: {"schema": schema}},
-        }
+        operation["requestBody"] = _body(service, endpoint)
     return operation
 
 
-_KEY: Final[Json] = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "One key is one purchase: the same key and request again gives the stored answer.",
-}
-_PATH: Final[Json] = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}}
-_REFUSAL: Final[Json] = {
-    "type": "object",
-    "required": ["success", "error", "code", "request_id"],
-    "properties": {
-        "success": {"const": False},
-        "error": {"type": ["string", "object"], "description": "What to do; on the AI APIs their object."},
-        "code": {"type": "string"},
-        "refunded": {"type": "boolean"},
-        "request_id": {"type": "string"},
-        "invoice": {"type": "string", "description": "BOLT11, in a challenge"},
-        "macaroon": {"type": "string", "description": "Base64, in a challenge"},
-        "price_sats": {"type": "integer", "description": "The invoice's amount"},
-    },
-}
+def _body(service: Service, endpoint: Endpoint) -> Json:
+    if service.kind is ServiceKind.HTTP:
+        return {"required": False, "content": {"*/*": {"schema": {}}}}
+    schema = ref(_BODIES.get(endpoint.path, "AiChat"))
+    example = example_of(service, endpoint).body
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
-def _free(method: str, summary: str, *, open_to_all: bool = True) -> Json:
-    operation: Json = {"summary": summary, "responses": {"default": {"description": "JSON"}}}
-    if open_to_all:
-        operation["security"] = []
-    return {method: operation}
-
-
-_FREE: Final[Json] = {
-    "/v1/sessions": _free("post", "A new token and where it is paid for"),
-    "/v1/balance": _free("get", "Balance, what is held, calls left today", open_to_all=False),
-    "/v1/topups": _free("post", "Another invoice for the same account", open_to_all=False),
-    "/v1/tokens": _free("post", "The token of an L402 credential", open_to_all=False),
-    "/v1/usage": _free("get", "The statement", open_to_all=False),
-    "/v1/catalog": _free("get", "What is sold and for how much"),
-    "/v1/quote": _free("post", "What a body would cost at an endpoint"),
-    "/v1/models": _free("get", "The models and their prices"),
-    "/health": _free("get", "Whether the process answers"),
-}
+def _answer(service: Service, endpoint: Endpoint) -> Json:
+    headers = {
+        "X-Request-Id": ref("Request-Id", "headers"),
+        "X-Cost-Sats": ref("Cost", "headers"),
+        "X-Balance-Sats": ref("Balance", "headers"),
+    }
+    content: Json = {"*/*": {"schema": {}}}
+    if service.kind is ServiceKind.CHAT:
+        own = endpoint.path in _BODIES
+        schema: Json = {"type": "object"} if own else ref("AiChatAnswer")
+        content = {"application/json": {"schema": schema}, "text/event-stream": {"schema": {}}}
+    words = "The answer, charged. Server-Sent Events where a stream was asked for."
+    return {"description": words, "headers": headers, "content": content}

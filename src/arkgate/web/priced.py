@@ -100,4 +100,5 @@ class Priced:
             idempotency_key=idempotency_key(headers),
             is_retry=headers.get(b"x-stainless-retry-count", _FIRST) != _FIRST,
             is_counted=is_counted,
+            method=scope["method"] if scope["method"] in self.endpoint.methods else None,
         )
