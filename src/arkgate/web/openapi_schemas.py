@@ -87,6 +87,9 @@ _AT_MOST: Final = "At most 4,000 characters, or 413"
 _MESSAGE: Final = fields(
     {"role": {"enum": ["user", "assistant"]}, "content": {"type": "string", "description": _AT_MOST}}
 )
+_TEXTS: Final[Json] = {
+    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {}, "minItems": 1}]
+}
 _TURNS: Final = many(ANY, minItems=1)
 
 SCHEMAS: Final[Json] = {
@@ -94,7 +97,7 @@ SCHEMAS: Final[Json] = {
         {
             "success": {"const": False},
             "error": {
-                "type": ["string", "object"],
+                "anyOf": [TEXT, ANY],
                 "description": "What to do. On the AI APIs their own object, with message and type.",
             },
             "code": {"type": "string", "description": "The same sentence for programs"},
@@ -173,7 +176,7 @@ SCHEMAS: Final[Json] = {
             "messages": many(_MESSAGE, maxItems=12),
             "stream": {"type": "boolean", "default": False},
         },
-        "anyOf": [{"required": ["prompt"]}, {"required": ["messages"]}],
+        "description": "One of prompt and messages is needed.",
     },
     "AiChatAnswer": fields(
         {
@@ -189,13 +192,13 @@ SCHEMAS: Final[Json] = {
     ),
     "ChatCompletion": fields({"messages": _TURNS}, model=TEXT, stream={"type": "boolean"}, tools=many(ANY)),
     "Completion": fields(
-        {"prompt": {"type": ["string", "array"], "minLength": 1, "minItems": 1}},
+        {"prompt": _TEXTS},
         model=TEXT,
         stream={"type": "boolean"},
     ),
-    "Embedding": fields({"input": {"type": ["string", "array"], "minLength": 1, "minItems": 1}}, model=TEXT),
+    "Embedding": fields({"input": _TEXTS}, model=TEXT),
     "Response": fields(
-        {"input": {"type": ["string", "array"], "minLength": 1, "minItems": 1}},
+        {"input": _TEXTS},
         model=TEXT,
         stream={"type": "boolean"},
     ),
