@@ -53,6 +53,7 @@ from arkgate.web.metrics import Metrics
 from arkgate.web.offers import OffersApi
 from arkgate.web.openai import PATHS, OpenAiReader
 from arkgate.web.openapi import described
+from arkgate.web.openapi_schemas import Json
 from arkgate.web.outside import Outside
 from arkgate.web.pages import Pages
 from arkgate.web.payment import Payments
@@ -344,16 +345,16 @@ class _Parts:
             public_url=settings.public_url,
             balance_expiry=settings.catalog.balance_expiry,
         )
-        files = Files()
         renderer = Renderer(
-            files,
+            Files(),
             Words(),
             site_name="arkgate",
             url=settings.public_url,
             methods=means.methods,
             badge=means.network if means.network not in (None, "mainnet") else None,
         )
-        pages = self._pages(admission, sessions, watch, files, renderer)
+        document = described(settings.catalog, means, settings.public_url)
+        pages = self._pages(admission, sessions, watch, renderer, document)
         api = Api(
             priced=priced,
             offers=OffersApi(settings.catalog, priced, sessions, admission, self.statements, self.rates),
@@ -364,7 +365,7 @@ class _Parts:
             catalog=settings.catalog,
             clock=self.clock,
             client_address=ClientAddress(settings.trusted_proxies),
-            described=described(settings.catalog, means, settings.public_url),
+            described=document,
             discovery=Discovery(settings.catalog, means, settings.public_url),
             watch=watch,
             pages=pages,
@@ -390,7 +391,13 @@ class _Parts:
         )
 
     def _pages(
-        self, admission: Admission, sessions: Sessions, watch: SessionWatch, files: Files, renderer: Renderer
+        self,
+        admission: Admission,
+        sessions: Sessions,
+        watch: SessionWatch,
+        files: Files,
+        renderer: Renderer,
+        document: Json,
     ) -> Pages:
         settings = self.settings
         return Pages(
@@ -404,8 +411,8 @@ class _Parts:
             rates=self.rates,
             client_address=ClientAddress(settings.trusted_proxies),
             public_url=settings.public_url,
-            files=files,
             renderer=renderer,
+            described=document,
         )
 
     def _means(self, sessions: Sessions) -> Means:

@@ -26,7 +26,7 @@ from tests.stage import Stage, run, staged
 from tests.web.test_services import service
 
 BYTES_MAX = 60_000
-PLAIN = ("/", "/fund", "/docs", "/apis", "/dashboard", "/nothing-here")
+PLAIN = ("/", "/fund", "/docs", "/docs/reference", "/apis", "/dashboard", "/nothing-here")
 Reach = Callable[[Stage, Page], Awaitable[None]]
 
 

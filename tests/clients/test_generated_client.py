@@ -18,7 +18,7 @@ async def generate(stage: Stage, directory: Path) -> None:
     document, settings = directory / "openapi.json", directory / "settings.yml"
     document.write_bytes((await stage.http.get("/openapi.json")).content)
     settings.write_text(SETTINGS)
-    arguments = ["--path", document, "--output-path", directory / "client", "--config", settings]
+    arguments = ["--path", f"{document}", "--output-path", f"{directory}/client", "--config", f"{settings}"]
     process = await asyncio.create_subprocess_exec(
         PYTHON, "-m", "openapi_python_client", "generate", *arguments, stdout=asyncio.subprocess.PIPE
     )

@@ -27,9 +27,11 @@ from arkgate.web.examples import example_of
 from arkgate.web.guard import read_body
 from arkgate.web.llms import REFUNDS, RETRY, Means
 from arkgate.web.offers import tariff_told
+from arkgate.web.openapi_schemas import Json
 from arkgate.web.payment import Payments
 from arkgate.web.qr import lightning_code, qr_svg
-from arkgate.web.render import NO_STORE, Files, Renderer
+from arkgate.web.reference import by_tag
+from arkgate.web.render import NO_STORE, Renderer
 from arkgate.web.requests import presented_in
 from arkgate.web.respond import json_response, raw_response
 from arkgate.web.shapes import exact_sats
@@ -81,9 +83,10 @@ class Pages:
         rates: Rates | None,
         client_address: ClientAddress,
         public_url: str,
-        files: Files,
         renderer: Renderer,
+        described: Json,
     ) -> None:
+        """`described` is the OpenAPI document."""
         self._catalog = catalog
         self._means = means
         self._sessions = sessions
@@ -94,8 +97,8 @@ class Pages:
         self._rates = rates
         self._client_address = client_address
         self._url = public_url
-        self._files = files
         self._renderer = renderer
+        self._tags = by_tag(described)
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -108,10 +111,11 @@ class Pages:
             Route("/dashboard", self.dashboard, methods=["GET"]),
             Route("/dashboard", self.account, methods=["POST"]),
             Route("/docs", self.docs, methods=["GET"]),
+            Route("/docs/reference", self.reference, methods=["GET"]),
             Route("/apis", self.apis, methods=["GET"]),
             Route("/v1/qr", self.qr, methods=["POST"]),
             Route("/v1/claims", self.claim, methods=["POST"]),
-            Route("/static/{version}/{name}", self._files.serve, methods=["GET"]),
+            Route("/static/{version}/{name}", self._renderer.files.serve, methods=["GET"]),
         ]
 
     async def home(self, request: Request) -> Response:
@@ -234,6 +238,10 @@ class Pages:
             calls_per_day=next(iter(self._catalog)).calls_per_day,
             bounds=self._bounds(),
         )
+
+    async def reference(self, request: Request) -> Response:
+        """`GET /docs/reference`: every route, as `/openapi.json` describes it."""
+        return self._renderer.page("reference.html", headers=SHORT, tags=self._tags)
 
     async def apis(self, request: Request) -> Response:
         """`GET /apis`: everything that is sold, with an example each."""

@@ -87,6 +87,7 @@ class Renderer:
     """Makes pages of templates. Everything that comes from outside is escaped."""
 
     def __init__(self, files: Files, words: Words, **everywhere: object) -> None:
+        self.files = files
         self.say = words.say
         self._environment = Environment(
             loader=PackageLoader("arkgate.web"),
