@@ -592,7 +592,15 @@ def test_every_line_of_the_template_is_a_setting_with_its_default(tmp_path: Path
     plain = settings.load(written(tmp_path, filled_in(TEMPLATE)))
     further = re.compile(r"# Any other HTTP API.*?(?=\[cache\])|\[fiat\].*?(?=\[limits\])", re.DOTALL)
     text = further.sub("", without("api_key_file")(filled_in(uncommented(TEMPLATE))))
-    examples = {"public_url", "trusted_proxies", "tls_server_name", "network", "system_prompt", "max_tokens"}
+    examples = {
+        "public_url",
+        "contact",
+        "trusted_proxies",
+        "tls_server_name",
+        "network",
+        "system_prompt",
+        "max_tokens",
+    }
     for name in examples:
         text = without(f"{name} = ")(text)
 
@@ -603,6 +611,7 @@ def test_every_commented_example_of_the_template_is_accepted(tmp_path: Path) -> 
     loaded = settings.load(written(tmp_path, filled_in(uncommented(TEMPLATE))))
 
     assert loaded.public_url == "https://api.example.com"
+    assert loaded.contact == "mailto:me@example.com"
     assert loaded.offers.ai_chat.system_prompt == "Answer concisely."
     assert loaded.nodes[0].network == "mainnet"
 

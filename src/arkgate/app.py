@@ -49,6 +49,7 @@ from arkgate.web.client import ClientAddress
 from arkgate.web.discovery import Discovery
 from arkgate.web.guard import Guard
 from arkgate.web.llms import Means
+from arkgate.web.manifests import Manifests
 from arkgate.web.metrics import Metrics
 from arkgate.web.offers import OffersApi
 from arkgate.web.openai import PATHS, OpenAiReader
@@ -348,7 +349,7 @@ class _Parts:
         renderer = Renderer(
             Files(),
             Words(),
-            site_name="arkgate",
+            site_name=means.name,
             url=settings.public_url,
             methods=means.methods,
             badge=means.network if means.network not in (None, "mainnet") else None,
@@ -366,7 +367,10 @@ class _Parts:
             clock=self.clock,
             client_address=ClientAddress(settings.trusted_proxies),
             described=document,
-            discovery=Discovery(settings.catalog, means, settings.public_url),
+            discovery=[
+                *Discovery(settings.catalog, means, settings.public_url).routes(),
+                *Manifests(settings.catalog, means, self.clock, settings.public_url).routes(),
+            ],
             watch=watch,
             pages=pages,
         )
@@ -395,7 +399,6 @@ class _Parts:
         admission: Admission,
         sessions: Sessions,
         watch: SessionWatch,
-        files: Files,
         renderer: Renderer,
         document: Json,
     ) -> Pages:
@@ -424,6 +427,8 @@ class _Parts:
             network=next((node.network for node in nodes if node.network), None),
             minimum=sessions.minimum,
             maximum=sessions.maximum,
+            name=self.settings.site_name,
+            contact=self.settings.contact,
         )
 
     def _gateway(self, admission: Admission) -> Gateway:

@@ -89,6 +89,10 @@ class Settings:
     listen: Address
     operator_listen: Address
     public_url: str
+    site_name: str
+    """What pages and maps call this gateway."""
+    contact: str
+    """How the operator is reached; empty where nobody is told."""
     trusted_proxies: tuple[Network, ...]
     log_level: str
     grace_seconds: float
@@ -165,6 +169,8 @@ class _Reader:
             "listen": listen,
             "operator_listen": gateway.address("operator_listen", "127.0.0.1:8403"),
             "public_url": gateway.url("public_url", f"http://{listen.host}:{listen.port}").rstrip("/"),
+            "site_name": gateway.text("name", "arkgate"),
+            "contact": gateway.contact("contact"),
             "trusted_proxies": gateway.networks("trusted_proxies"),
             "log_level": gateway.one_of("log_level", LOG_LEVELS, "info"),
             "grace_seconds": gateway.number("grace_seconds", call_timeout + 10, 1, 3600),

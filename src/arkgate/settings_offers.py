@@ -21,7 +21,16 @@ BACKEND_KINDS = ("openai", "http")
 SERVICE_KINDS = tuple(kind.value for kind in ServiceKind)
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 OUR_PREFIXES = ("/v1/", "/health", "/.well-known/")
-OUR_FILES = ("/openapi.json", "/llms.txt", "/llms-full.txt", "/robots.txt", "/sitemap.xml", "/favicon.ico")
+OUR_FILES = (
+    "/openapi.json",
+    "/llms.txt",
+    "/llms-full.txt",
+    "/AGENTS.md",
+    "/l402.json",
+    "/robots.txt",
+    "/sitemap.xml",
+    "/favicon.ico",
+)
 OUR_PAGES = ("/fund", "/pay", "/dashboard", "/docs", "/apis", "/static", "/mcp")
 """What the gateway answers itself, or will: nobody's service may be there."""
 REQUEST_BYTES_MAX = 64 * 1024 * 1024

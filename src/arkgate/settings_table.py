@@ -222,6 +222,14 @@ class Table:
             return default
         return text
 
+    def contact(self, name: str) -> str:
+        """How the operator is reached: mailto:, https: or tel:; empty where it is not said."""
+        self._note(name, "`mailto:…` or `https://…`", "")
+        text = self.text(name, "")
+        if text and not re.match(r"(mailto:|https://|tel:)[!-~]+\Z", text):
+            self._wrong(name, "must be like mailto:me@example.com or https://example.com/contact")
+        return text
+
     def service(self, name: str) -> str:
         """The base URL of a service that is called, without a slash at its end."""
         self._note(name, "a URL", _REQUIRED)

@@ -79,7 +79,9 @@ async def required(stage: Stage, page: Page) -> None:
 
 def at(path: str) -> Reach:
     async def reach(stage: Stage, page: Page) -> None:
-        await page.goto(path)
+        response = await page.goto(path)
+        assert response is not None
+        assert response.status == (404 if path == PLAIN[-1] else 200), path
 
     return reach
 

@@ -3,8 +3,10 @@
 import json
 import re
 import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import pytest
@@ -15,10 +17,21 @@ MAPS = (
     "/.well-known/l402.json",
     "/.well-known/l402",
     "/.well-known/arkapi.json",
+    "/.well-known/l402-services",
+    "/.well-known/l402-manifest.json",
+    "/l402.json",
     "/llms.txt",
     "/llms-full.txt",
+    "/AGENTS.md",
 )
-TYPES = {"/robots.txt": "text/plain", "/llms.txt": "text/markdown", "/llms-full.txt": "text/markdown"}
+WITH_PRICES = (*MAPS, "/openapi.json", "/v1/catalog", "/", "/apis", "/docs", "/docs/reference", "/dashboard")
+"""Whatever shows prices, to programs or to people."""
+TYPES = {
+    "/robots.txt": "text/plain",
+    "/llms.txt": "text/markdown",
+    "/llms-full.txt": "text/markdown",
+    "/AGENTS.md": "text/markdown",
+}
 PRICE = 73
 
 
@@ -105,7 +118,7 @@ def test_every_example_is_a_request_that_is_served(tmp_path: Path) -> None:
 @pytest.mark.parametrize("price", [PRICE, PRICE + 1])
 def test_a_price_is_the_same_on_every_map(tmp_path: Path, price: int) -> None:
     async def story(stage: Stage) -> None:
-        texts = {path: (await stage.http.get(path)).text for path in (*MAPS, "/v1/catalog", "/openapi.json")}
+        texts = {path: (await stage.http.get(path)).text for path in WITH_PRICES}
         challenge = (await stage.chat()).json()
 
         assert challenge["price_sats"] == price
@@ -126,6 +139,46 @@ def test_maps_may_be_kept_for_minutes_and_have_their_types(tmp_path: Path) -> No
             assert (await stage.http.head(path)).content == b""
         robots = (await stage.http.get("/robots.txt")).text.split("\n")
         assert "Disallow: /api/ai-chat" in robots
+
+    play(tmp_path, story)
+
+
+def test_who_finds_a_fault_is_told_where_to_write_only_where_the_operator_says_so(tmp_path: Path) -> None:
+    async def silent(stage: Stage) -> None:
+        assert (await stage.http.get("/.well-known/security.txt")).status_code == 404
+
+    async def told(stage: Stage) -> None:
+        lines = (await stage.http.get("/.well-known/security.txt")).text.split("\n")
+        fields = dict(line.split(": ", 1) for line in lines if line)
+        assert fields["Contact"] == "mailto:me@example.com"
+        assert fields["Canonical"] == f"{stage.url}/.well-known/security.txt"
+        left = datetime.fromisoformat(fields["Expires"]) - datetime.now(UTC)
+        assert timedelta(days=170) < left < timedelta(days=365)
+
+    play(tmp_path / "silent", silent)
+    play(tmp_path / "told", told, {"[gateway]": 'contact = "mailto:me@example.com"'})
+
+
+def test_an_operators_name_stands_on_maps_and_pages(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        assert (await stage.http.get("/.well-known/l402.json")).json()["name"] == "Sats & Co"
+        assert "Sats &amp; Co" in (await stage.http.get("/")).text
+
+    play(tmp_path, story, {"[gateway]": 'name = "Sats & Co"'})
+
+
+def test_the_sitemap_and_the_linkset_lead_to_what_is_there(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        sitemap = await stage.http.get("/sitemap.xml")
+        pages = [place.text or "" for place in ElementTree.fromstring(sitemap.text).iter() if place.text]
+        (links,) = (await stage.http.get("/.well-known/api-catalog")).json()["linkset"]
+        linked = [one["href"] for name, ones in links.items() if name != "anchor" for one in ones]
+
+        assert len(pages) >= 5
+        assert len(linked) >= 4
+        for address in (*pages, *linked):
+            assert (await stage.http.get(address)).status_code == 200, address
+        assert f"Sitemap: {stage.url}/sitemap.xml" in (await stage.http.get("/robots.txt")).text
 
     play(tmp_path, story)
 

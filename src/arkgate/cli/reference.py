@@ -38,6 +38,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "listen": "Where payers' requests arrive. Put a TLS proxy before it.",
         "operator_listen": "Metrics and health for the operator. Keep it on loopback.",
         "public_url": "The address that payers use. Without it, `listen`.",
+        "name": "What pages and maps call this gateway.",
+        "contact": "How people who find a fault reach you: `/.well-known/security.txt` and maps say it.",
         "trusted_proxies": "Whose `X-Forwarded-For` counts.",
         "log_level": "How much is logged.",
         "grace_seconds": (

@@ -9,6 +9,8 @@ TEMPLATE = """\
 listen = "127.0.0.1:8402"            # put a TLS proxy such as nginx or Caddy before it
 operator_listen = "127.0.0.1:8403"   # metrics and health; keep it on loopback
 # public_url = "https://api.example.com"   # the address that payers use
+# name = "arkgate"                   # what pages and maps call it
+# contact = "mailto:me@example.com"  # who finds a fault writes there
 # trusted_proxies = ["127.0.0.1"]    # whose X-Forwarded-For counts
 # log_level = "info"                 # debug, info, warning, error
 

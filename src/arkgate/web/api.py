@@ -27,7 +27,6 @@ from arkgate.gateway.serve import replied
 from arkgate.gateway.sessions import Sessions
 from arkgate.ports import Clock, Statements
 from arkgate.web.client import ClientAddress
-from arkgate.web.discovery import Discovery
 from arkgate.web.funding import payable_body
 from arkgate.web.offers import OffersApi
 from arkgate.web.pages import Pages
@@ -68,7 +67,7 @@ class Api:
         clock: Clock,
         client_address: ClientAddress,
         described: dict[str, object],
-        discovery: Discovery,
+        discovery: Sequence[Route],
         watch: SessionWatch,
         pages: Pages,
     ) -> None:
@@ -108,7 +107,7 @@ class Api:
             routes=[
                 *free,
                 *self._offers.routes(),
-                *self._discovery.routes(),
+                *self._discovery,
                 *self._pages.routes(),
                 *priced,
             ],

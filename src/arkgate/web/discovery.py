@@ -38,6 +38,7 @@ class Discovery:
             Route("/.well-known/arkapi.json", self.arkapi, methods=["GET"]),
             Route("/llms.txt", self.llms, methods=["GET"]),
             Route("/llms-full.txt", self.llms_full, methods=["GET"]),
+            Route("/AGENTS.md", self.llms, methods=["GET"]),
             Route("/robots.txt", self.robots, methods=["GET"]),
         ]
 
@@ -46,10 +47,10 @@ class Discovery:
         chat = self._catalog.chat
         body = {
             "version": "1",
-            "name": "arkgate",
+            "name": self._means.name,
             "description": self._means.summary,
             "base_url": self._url,
-            "documentation_url": f"{self._url}/llms.txt",
+            "documentation_url": f"{self._url}/docs",
             "openapi_url": f"{self._url}/openapi.json",
             "catalog_url": f"{self._url}/v1/catalog",
             "pricing": {
@@ -80,7 +81,7 @@ class Discovery:
         """`GET /.well-known/arkapi.json`: the fields that ArkAPI's own map has."""
         url = self._url
         body = {
-            "name": "arkgate",
+            "name": self._means.name,
             "description": self._means.summary,
             "homepage": url,
             "openapi_url": f"{url}/openapi.json",
@@ -105,18 +106,19 @@ class Discovery:
 
     async def llms(self, request: Request) -> Response:
         """`GET /llms.txt`: the shortest way to a paid call, in words."""
-        return _text(short_text(self._catalog, self._means, self._url), _MARKDOWN)
+        return text_response(short_text(self._catalog, self._means, self._url), _MARKDOWN)
 
     async def llms_full(self, request: Request) -> Response:
         """`GET /llms-full.txt`: the same with an example of each endpoint and what refusals mean."""
         short = short_text(self._catalog, self._means, self._url)
-        return _text(short + examples_text(self._catalog, self._url), _MARKDOWN)
+        return text_response(short + examples_text(self._catalog, self._url), _MARKDOWN)
 
     async def robots(self, request: Request) -> Response:
         """`GET /robots.txt`: priced routes are not for crawlers; the maps are."""
         paths = [f"Disallow: {endpoint.path}" for _, endpoint in self._catalog.offered()]
-        lines = ["User-agent: *", *paths, "Allow: /", "", f"# For agents: {self._url}/llms.txt", ""]
-        return _text("\n".join(lines), b"text/plain; charset=utf-8")
+        maps = [f"Sitemap: {self._url}/sitemap.xml", f"Llms-txt: {self._url}/llms.txt"]
+        lines = ["User-agent: *", *paths, "Allow: /", "", *maps, ""]
+        return text_response("\n".join(lines), b"text/plain; charset=utf-8")
 
     def _usual(self) -> Msat:
         return next(iter(self._catalog)).price
@@ -139,7 +141,7 @@ class Discovery:
             **told,
             "url": self._url + endpoint.path,
             "everything_under_it": endpoint.is_prefix,
-            "category": _category(service),
+            "category": category_of(service),
             "request": body and {"type": "application/json", "example": body},
         }
 
@@ -148,14 +150,16 @@ class Discovery:
         return {
             "id": operation_id(endpoint, endpoint.methods[0]),
             **{name: told[name] for name in ("path", "method", "cost_sats", "description")},
-            "category": _category(service),
+            "category": category_of(service),
             "sample_intent": endpoint.description,
         }
 
 
-def _category(service: Service) -> str:
+def category_of(service: Service) -> str:
+    """What directories file it under."""
     return "ai" if service.kind is ServiceKind.CHAT else "api"
 
 
-def _text(words: str, media_type: bytes) -> Response:
+def text_response(words: str, media_type: bytes) -> Response:
+    """A map in words."""
     return raw_response(words.encode(), headers=[(b"content-type", media_type), *MAP_HEADERS])

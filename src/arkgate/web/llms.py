@@ -33,6 +33,10 @@ class Means:
     minimum: Msat
     """The smallest payment into a session."""
     maximum: Msat
+    name: str = "arkgate"
+    """What pages and maps call this gateway."""
+    contact: str = ""
+    """How the operator is reached; empty where nobody is told."""
 
     @property
     def methods(self) -> list[str]:
