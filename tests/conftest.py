@@ -17,6 +17,9 @@ structlog.configure(
     ]
 )
 
+# gRPC's handlers at a fork can end the child before its program starts: uvloop forks for subprocesses.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves the tests that need a real node out, unless they are asked for with `-m node`."""

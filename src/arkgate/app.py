@@ -50,6 +50,7 @@ from arkgate.web.discovery import Discovery
 from arkgate.web.guard import Guard
 from arkgate.web.llms import Means
 from arkgate.web.manifests import Manifests
+from arkgate.web.mcp.door import McpDoor
 from arkgate.web.metrics import Metrics
 from arkgate.web.offers import OffersApi
 from arkgate.web.openai import PATHS, OpenAiReader
@@ -76,6 +77,7 @@ class App:
 
     public: Guard
     operator: Guard
+    mcp: McpDoor
     calls: Calls
     leaving: Callable[[], None]
     """To be called when the public listener stops: ends what only watches."""
@@ -147,8 +149,10 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
                 ),
             )
         )
+        app = parts.app(funding, reconcile)
+        await stack.enter_async_context(app.mcp.open())
         stack.push_async_callback(_drain, calls, settings.call_deadline_seconds)
-        yield parts.app(funding, reconcile)
+        yield app
 
 
 @contextlib.asynccontextmanager
@@ -356,6 +360,7 @@ class _Parts:
         )
         document = described(settings.catalog, means, settings.public_url)
         pages = self._pages(admission, sessions, watch, renderer, document)
+        mcp = McpDoor(settings.public_url)
         api = Api(
             priced=priced,
             offers=OffersApi(settings.catalog, priced, sessions, admission, self.statements, self.rates),
@@ -373,6 +378,7 @@ class _Parts:
             ],
             watch=watch,
             pages=pages,
+            mcp=mcp,
         )
         admin = Admin(
             metrics=self.metrics,
@@ -381,14 +387,17 @@ class _Parts:
             reconcile=reconcile,
             host=settings.operator_listen.host,
         )
+        public = Guard(
+            api.routes(),
+            public_url=settings.public_url,
+            answered=self.metrics.request_answered,
+            append_token=settings.append_token,
+            refusal_page=pages.refusal,
+        )
+        mcp.lead_to(public)
         return App(
-            public=Guard(
-                api.routes(),
-                public_url=settings.public_url,
-                answered=self.metrics.request_answered,
-                append_token=settings.append_token,
-                refusal_page=pages.refusal,
-            ),
+            public=public,
+            mcp=mcp,
             operator=Guard(admin.routes(), public_url=settings.public_url, answered=lambda _: None),
             calls=self.calls,
             leaving=watch.end,

@@ -552,3 +552,20 @@ def test_a_fault_of_ours_is_a_refusal_without_its_reason() -> None:
             assert body["request_id"] == "mine"
 
     run(story())
+
+
+@tells(errors.ForeignHost)
+def test_a_browser_reaches_the_tools_under_the_gateways_own_name_only(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+
+        async def post(host: str, origin: str | None) -> httpx.Response:
+            headers = {"Host": host, "Accept": "application/json", **({"Origin": origin} if origin else {})}
+            return await stage.http.post("/mcp", json=body, headers=headers)
+
+        refused(await post("page.example:8402", "http://page.example:8402"), errors.ForeignHost)
+        for host in ("127.0.0.1:8402", "[::1]:8402", "localhost:8402", "arkgate:80", "LOCALHOST"):
+            assert (await post(host, "https://page.example")).status_code == 200, host
+        assert (await post("page.example:8402", None)).status_code == 200
+
+    play(tmp_path, story)

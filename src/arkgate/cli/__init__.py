@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "demo",
     "simulator": "demo",
     "wallet": "wallet",
+    "mcp": "mcp",
 }
 """The module of each command."""
 

@@ -5,7 +5,7 @@
       NotFound, MethodNotAllowed, UpgradeNotSupported
       InvalidCredential, InvalidToken, MissingCredential, AttenuatedCredential
       PaymentRequired, FundedTokenRequired, AwaitingPayment, InsufficientBalance
-      DailyLimitReached, RateLimited, OperatorOnly
+      DailyLimitReached, RateLimited, OperatorOnly, ForeignHost
       RequestInFlight, IdempotencyKeyReused, RequestIdReused, AnswerGone
       SettlementPending, NodeUnavailable, BackendUnavailable, StoreUnavailable, Overloaded, Draining,
       Paused
@@ -254,6 +254,12 @@ class OperatorOnly(Refusal):
     """A command of the operator's that came from elsewhere than the operator's own program."""
 
     code = "operator_only"
+
+
+class ForeignHost(Refusal):
+    """A browser's page reached the gateway under a name that is not its own."""
+
+    code = "foreign_host"
 
 
 class UpstreamError(Refusal):

@@ -28,6 +28,8 @@ from arkgate.gateway.sessions import Sessions
 from arkgate.ports import Clock, Statements
 from arkgate.web.client import ClientAddress
 from arkgate.web.funding import payable_body
+from arkgate.web.llms import MCP_PATH
+from arkgate.web.mcp.door import McpDoor
 from arkgate.web.offers import OffersApi
 from arkgate.web.pages import Pages
 from arkgate.web.priced import Priced
@@ -70,6 +72,7 @@ class Api:
         discovery: Sequence[Route],
         watch: SessionWatch,
         pages: Pages,
+        mcp: McpDoor,
     ) -> None:
         self._priced = priced
         self._offers = offers
@@ -84,6 +87,7 @@ class Api:
         self._discovery = discovery
         self._watch = watch
         self._pages = pages
+        self._mcp = mcp
 
     def routes(self) -> "Routes":
         """The routes; refusals are raised through it, to be answered by the guard."""
@@ -97,6 +101,7 @@ class Api:
             Route("/v1/tokens", self.token, methods=["POST"]),
             Route("/v1/usage", self.usage, methods=["GET"]),
             Route("/v1/calls/{request_id}", self.call, methods=["GET"]),
+            Route(MCP_PATH, self._mcp, methods=["POST"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/health/live", self.health, methods=["GET"]),

@@ -12,7 +12,16 @@ from starlette.routing import Route
 from arkgate.core.catalog import Catalog, Endpoint, Service, ServiceKind
 from arkgate.core.money import Msat, whole_sats
 from arkgate.web.examples import example_of
-from arkgate.web.llms import CREDENTIAL, REFUNDS, RETRY, Means, examples_text, session_amount, short_text
+from arkgate.web.llms import (
+    CREDENTIAL,
+    MCP_PATH,
+    REFUNDS,
+    RETRY,
+    Means,
+    examples_text,
+    session_amount,
+    short_text,
+)
 from arkgate.web.offers import endpoint_told
 from arkgate.web.openapi import VERSION, operation_id
 from arkgate.web.respond import json_response, raw_response
@@ -36,6 +45,7 @@ class Discovery:
             Route("/.well-known/l402.json", self.l402, methods=["GET"]),
             Route("/.well-known/l402", self.l402, methods=["GET"]),
             Route("/.well-known/arkapi.json", self.arkapi, methods=["GET"]),
+            Route("/.well-known/mcp.json", self.mcp, methods=["GET"]),
             Route("/llms.txt", self.llms, methods=["GET"]),
             Route("/llms-full.txt", self.llms_full, methods=["GET"]),
             Route("/AGENTS.md", self.llms, methods=["GET"]),
@@ -101,6 +111,25 @@ class Discovery:
             "discovery": {"l402": f"{url}/.well-known/l402.json", "models": f"{url}/v1/models"},
             "capabilities": ["l402", "streaming", "refunds", "idempotency", "top_up", "statement"],
             "tools": [self._tool(service, endpoint) for service, endpoint in self._catalog.offered()],
+        }
+        return json_response(body, headers=MAP_HEADERS)
+
+    async def mcp(self, request: Request) -> Response:
+        """`GET /.well-known/mcp.json`: where the tools for hosts of MCP are, and how they are paid."""
+        where = self._url + MCP_PATH
+        body = {
+            "name": "arkgate",
+            "version": VERSION,
+            "description": self._means.summary,
+            "url": where,
+            "transport": {"type": "streamable-http", "url": where, "endpoint": MCP_PATH},
+            "capabilities": {"tools": {}},
+            "authentication": {
+                "required": False,
+                "schemes": ["bearer"],
+                "description": f"{_TOKEN}, or none: what is not paid for is answered with an invoice.",
+            },
+            "documentation_url": f"{self._url}/llms.txt",
         }
         return json_response(body, headers=MAP_HEADERS)
 

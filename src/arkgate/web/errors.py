@@ -22,6 +22,7 @@ STATUS: Final[dict[type[errors.Refusal], int]] = {
     errors.InsufficientBalance: 402,
     errors.AttenuatedCredential: 403,
     errors.OperatorOnly: 403,
+    errors.ForeignHost: 403,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RequestInFlight: 409,

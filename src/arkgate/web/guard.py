@@ -37,7 +37,8 @@ _ALLOWED = (
     b"Grpc-Metadata-Macaroon, X-Api-Key, Anthropic-Version, Anthropic-Beta, "
     b"Anthropic-Dangerous-Direct-Browser-Access, OpenAI-Organization, OpenAI-Project, X-Stainless-Arch, "
     b"X-Stainless-Lang, X-Stainless-OS, X-Stainless-Package-Version, X-Stainless-Retry-Count, "
-    b"X-Stainless-Runtime, X-Stainless-Runtime-Version, X-Stainless-Timeout, X-Stainless-Helper-Method"
+    b"X-Stainless-Runtime, X-Stainless-Runtime-Version, X-Stainless-Timeout, X-Stainless-Helper-Method, "
+    b"Mcp-Protocol-Version, Mcp-Session-Id, Mcp-Method, Mcp-Name, Last-Event-ID"
 )
 COMMON_HEADERS: Final = (
     (b"access-control-allow-origin", b"*"),

@@ -11,6 +11,7 @@ from arkgate.web.offers import tariff_told
 from arkgate.web.shapes import exact_sats
 
 CREDENTIAL: Final = "Authorization: L402 <macaroon>:<preimage>"
+MCP_PATH: Final = "/mcp"
 USUAL_AMOUNT_SATS: Final = 500
 RETRY: Final = (
     "One Idempotency-Key is one purchase: keep it with the question and send it with every attempt. After "
@@ -100,6 +101,7 @@ It answers with `token` (keep it: it is the money) and `funding`, what to pay. T
 - OpenAPI: {url}/openapi.json
 - Prices: {url}/v1/catalog
 - L402: {url}/.well-known/l402.json
+- MCP, streamable HTTP, with tools to ask, pay and call: {url}{MCP_PATH}
 - All of this with an example of each endpoint: {url}/llms-full.txt
 """
 
