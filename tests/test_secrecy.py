@@ -8,6 +8,7 @@ import socket
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -21,6 +22,7 @@ API_KEY = "sk-secret-of-the-operator"
 PROMPT = "the prompt that is nobody's business"
 IDEMPOTENCY_KEY = "a-key-that-only-its-owner-knows"
 ANSWER = "This is a simulated answer"
+MCP_HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
 FORGED = "f0" * 32
 HOSTILE_BODIES = (
     b"{",
@@ -139,6 +141,32 @@ class Story:
             answer = await self.http.get(path, headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 200
 
+    async def use_tools(self) -> None:
+        """MCP's tools with every secret in their arguments, where they belong and where they do not."""
+        credential, token = await self.credential(), await self.token()
+        good = {"prompt": PROMPT, "credential": credential, "idempotency_key": IDEMPOTENCY_KEY}
+        assert not (await self.tool("chat", good))["isError"]
+        for arguments in (
+            {"prompt": PROMPT, "token": credential[:-2] + "00"},
+            {"prompt": PROMPT, "token": token, "messages": credential},
+            {credential: token},
+            {"prompt": f"[fail:500] {PROMPT}", "token": token},
+        ):
+            assert (await self.tool("chat", arguments))["isError"], arguments
+        for body in (f'{{"{token}', f'{{"jsonrpc": "2.0", "id": 1, "method": "{token}", "params": 1}}'):
+            refused = await self.http.post("/mcp", content=body, headers=MCP_HEADERS)
+            assert refused.status_code == 400
+        opened = await self.tool("create_funding_invoice", {"amount_sats": 10, "token": token})
+        self.secrets.found["a tool's token"] = opened["structuredContent"]["token"].removeprefix("ak_")
+
+    async def tool(self, name: str, arguments: object) -> dict[str, Any]:
+        """What a tool answers to arguments."""
+        params = {"name": name, "arguments": arguments}
+        called = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        answer: dict[str, Any] = (await self.http.post("/mcp", json=called, headers=MCP_HEADERS)).json()
+        result: dict[str, Any] = answer["result"]
+        return result
+
     async def fail(self) -> None:
         """Backends that fail in every way, with the caller's words in their errors."""
         token = await self.token()
@@ -205,6 +233,7 @@ class Story:
 async def everything(story: Story) -> str:
     """The whole story; gives the metrics' text."""
     await story.buy()
+    await story.use_tools()
     await story.fail()
     await story.attack()
     operator = story.loaded.operator_listen

@@ -23,7 +23,9 @@ from tests.web.test_services import service
 
 from arkgate.web.guard import BODY_BYTES_MAX
 from arkgate.web.llms import REFUNDS, RETRY
+from arkgate.web.mcp.contract import Answer
 from arkgate.web.mcp.door import STRUCTURE_MAX
+from arkgate.web.mcp.outcome import refusal
 
 TOOLS = {
     "list_services", "quote", "chat", "call_service", "create_funding_invoice", "funding_status", "balance",
@@ -157,6 +159,7 @@ def test_a_host_that_has_a_token_pays_from_it_and_can_top_it_up(tmp_path: Path, 
                 False,
                 10,
             )
+            assert "Top it up with create_funding_invoice and top_up." in poor["error"]
             step = poor["next"][0]
             assert step["do"] == "top_up"
             invoice = await called(client, step["tool"], **step["arguments"])
@@ -365,3 +368,20 @@ def test_nobody_pays_for_the_sdk_who_does_not_use_it() -> None:
     code = "import sys, arkgate.app; sys.exit('mcp' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_gateway_that_makes_no_invoices_is_paid_in_words_of_tools() -> None:
+    body = {
+        "success": False,
+        "error": "Open a session with POST /v1/sessions.",
+        "code": "funded_token_required",
+    }
+    told = refusal(Answer(402, {}, json.dumps({**body, "price_sats": 50}).encode()), "chat").structured
+
+    assert told["error"] == "Open a session with create_funding_invoice."
+    assert told["payment_required"] is False
+    assert told["next"][0] == {
+        "do": "fund_token",
+        "tool": "create_funding_invoice",
+        "arguments": {"amount_sats": 50},
+    }

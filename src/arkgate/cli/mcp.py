@@ -53,7 +53,7 @@ def _check(url: str, token: str) -> None:
         raise click.ClickException(f"--url must hold no password; the token belongs into {TOKEN_VARIABLE}.")
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise click.ClickException(f'{TOKEN_VARIABLE} must be an ak_ token, or a "<macaroon>:<preimage>".')
-    if parts.scheme == "http" and not _is_here(parts.hostname):
+    if token and parts.scheme == "http" and not _is_here(parts.hostname):
         click.echo("warning: --url is plain http: the token is money and travels in the clear.", err=True)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from arkgate.web.llms import CREDENTIAL
 from arkgate.web.mcp.contract import Answer
 
 Structure = dict[str, Any]
@@ -14,6 +15,15 @@ _PAY: Final = (
     f'arguments and credential "{PAID}".'
 )
 _WHOSE: Final = "Whose balance? Give a token or a credential, or configure the host with one."
+_IN_TOOLS: Final = (
+    ("POST /v1/topups", "create_funding_invoice and top_up"),
+    ("POST /v1/sessions", "create_funding_invoice"),
+    ("GET /v1/catalog", "list_services"),
+    ("Authorization: Bearer <token>", "it as the argument token"),
+    (CREDENTIAL, f'the argument credential "{PAID}"'),
+    ("Idempotency-Key", "idempotency_key"),
+)
+"""How refusals over HTTP name what is to be done, and what it is called here."""
 _LEFT_OUT: Final = frozenset(
     {"success", "error", "next", "priceSats", "response_ms", "type", "fund_url", "docs_url"}
 )
@@ -71,6 +81,8 @@ def refusal(answer: Answer, tool: str) -> Outcome:
         sentence = _PAY.format(amount=body["amount_sats"], tool=tool)
     elif code == "missing_credential":
         sentence = _WHOSE
+    for over_http, here in _IN_TOOLS:
+        sentence = sentence.replace(over_http, here)
     more: Structure = {"status": answer.status, **fields}
     if answer.status == 402:
         more |= {"payment_required": bool(body.get("invoice")), "next": _next(body, code, tool)}
