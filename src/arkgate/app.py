@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import structlog
 from arkgate.backend.pool import Pool
 from arkgate.backend.rates import RateSource
 from arkgate.backend.upstream import Upstream
+from arkgate.background import background, work_of
 from arkgate.core.catalog import Endpoint, Service, ServiceKind
 from arkgate.core.errors import StoreUnavailable
 from arkgate.core.keys import Keyring
@@ -34,7 +35,7 @@ from arkgate.gateway.shelf import Shelf
 from arkgate.gateway.sweep import Sweep
 from arkgate.gateway.traffic import Traffic
 from arkgate.nodes import NODE_KINDS
-from arkgate.ports import ArkWallet, Backend, Cache, Clock, Duties, Ledger, PaymentNode, Rates, Statements
+from arkgate.ports import ArkWallet, Cache, Clock, Ledger, PaymentNode, Rates, Statements
 from arkgate.settings import NodeSettings, Settings
 from arkgate.settings_table import Address
 from arkgate.store import Store, open_store, shown
@@ -66,7 +67,6 @@ from arkgate.web.services import HttpReader
 from arkgate.web.watch import SessionWatch
 
 log = structlog.get_logger()
-RESTART_SECONDS = 1.0
 NODE_FACT = "node_number:"
 """The fact that says a node's number is this and the node's name."""
 
@@ -134,9 +134,9 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             log.warning("the books were restored: nothing is sold before every node was asked")
         life = max(settings.challenge.expiry_seconds, settings.sessions.expiry_seconds)
         await stack.enter_async_context(
-            _background(
+            background(
                 metrics,
-                _work(
+                work_of(
                     funding,
                     reconcile,
                     sweep,
@@ -502,71 +502,6 @@ class _Parts:
             observer=self.metrics,
             calls=self.calls,
         )
-
-
-def _work(
-    funding: Funding,
-    reconcile: Reconcile,
-    sweep: Sweep,
-    desks: tuple[InvoiceDesk, AddressDesk],
-    nodes: list[PaymentNode],
-    backends: Mapping[str, Backend],
-    rates: Rates | None,
-    duties: Duties,
-    *,
-    invoice_life_seconds: int,
-) -> dict[str, Callable[[], Awaitable[None]]]:
-    """The background work by name. What one process does for all that share the books is a duty."""
-    desk, addresses = desks
-
-    def alone(name: str, work: Callable[[], Awaitable[None]]) -> dict[str, Callable[[], Awaitable[None]]]:
-        return {name: lambda: duties.alone(name, work)}
-
-    def watching(node: PaymentNode) -> Callable[[], Awaitable[None]]:
-        return lambda: funding.watch(node)
-
-    work: dict[str, Callable[[], Awaitable[None]]] = {
-        "look-ups": funding.poll,
-        "resume": reconcile.resume,
-        "sweep": sweep.run,
-        **{f"watch {name}'s backends": backend.watch for name, backend in backends.items()},
-        "watch desk": desk.watch,
-    }
-    if rates is not None:
-        work["watch rates"] = rates.watch
-    if addresses.has_wallets:
-        work["watch addresses"] = addresses.watch
-    for node in nodes:
-        work |= alone(f"watch {node.name}", watching(node))
-    return work | alone(
-        "daily reconcile", lambda: funding.reconcile_daily(invoice_life_seconds=invoice_life_seconds)
-    )
-
-
-@contextlib.asynccontextmanager
-async def _background(
-    metrics: Metrics, work: dict[str, Callable[[], Awaitable[None]]]
-) -> AsyncIterator[None]:
-    """Keeps work going until the block ends: a fault is logged, counted, and the work begun again."""
-
-    async def keep(name: str, run: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await run()
-            except StoreUnavailable as refusal:
-                log.warning("background work waits for the ledger", work=name, reason=refusal.message)
-            except Exception:
-                metrics.alarm("background_work_failed")
-                log.exception("background work failed", work=name)
-            await asyncio.sleep(RESTART_SECONDS)
-
-    tasks = [asyncio.create_task(keep(name, run), name=name) for name, run in work.items()]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run(settings: Settings, stop: asyncio.Event, *, ready: Callable[[], None]) -> None:
