@@ -3,7 +3,8 @@
 # As root it installs what is missing; otherwise it prints the line that does, and what needs them is skipped.
 set -euo pipefail
 
-needed=(curl:curl node:nodejs npm:npm redis-server:redis-server chromium:chromium zbarimg:zbar-tools)
+needed=(curl:curl node:nodejs npm:npm redis-server:redis-server chromium:chromium zbarimg:zbar-tools
+  nginx:nginx-light caddy:caddy systemd-analyze:systemd openssl:openssl)
 missing=()
 compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null || missing+=(postgresql)
 for pair in "${needed[@]}"; do
