@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import socket
 import sqlite3
 from dataclasses import dataclass, field
@@ -159,6 +160,17 @@ class Story:
         opened = await self.tool("create_funding_invoice", {"amount_sats": 10, "token": token})
         self.secrets.found["a tool's token"] = opened["structuredContent"]["token"].removeprefix("ak_")
 
+    async def use_pages(self) -> None:
+        """The forms of the pages: a token that a page shows, or that is pasted, also in a wrong place."""
+        shown = (await self.http.post("/fund", data={"other": "700"})).text
+        token = re.findall(r"ak_[0-9a-f]+", shown)[0]
+        self.secrets.found["a page's token"] = token.removeprefix("ak_")
+        forms = (("/dashboard", {"token": token}), ("/fund", {"other": token}), ("/fund", {token: token}))
+        for path, form in forms:
+            await self.http.post(path, data=form)
+        claimed = {"macaroon": token, "claim": token}
+        assert (await self.http.post("/v1/claims", json=claimed)).status_code == 401
+
     async def tool(self, name: str, arguments: object) -> dict[str, Any]:
         """What a tool answers to arguments."""
         params = {"name": name, "arguments": arguments}
@@ -234,6 +246,7 @@ async def everything(story: Story) -> str:
     """The whole story; gives the metrics' text."""
     await story.buy()
     await story.use_tools()
+    await story.use_pages()
     await story.fail()
     await story.attack()
     operator = story.loaded.operator_listen

@@ -118,7 +118,7 @@ class Discovery:
         """`GET /.well-known/mcp.json`: where the tools for hosts of MCP are, and how they are paid."""
         where = self._url + MCP_PATH
         body = {
-            "name": "arkgate",
+            "name": self._means.name,
             "version": VERSION,
             "description": self._means.summary,
             "url": where,

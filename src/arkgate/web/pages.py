@@ -222,7 +222,7 @@ class Pages:
             calls_left=calls_left,
             resets_at_ms=resets_at_ms,
             offered=self._offered(),
-            has_chat=self._catalog.chat is not None,
+            chat=next((one for one in self._offered() if one.service is self._catalog.chat), None),
             bounds=self._bounds(),
         )
 

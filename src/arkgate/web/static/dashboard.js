@@ -134,7 +134,7 @@ function purchase() {
 async function tryCall() {
   at("answer").hidden = at("answer-title").hidden = false;
   at("answer").textContent = "";
-  const answer = await ask("/api/ai-chat", {
+  const answer = await ask(at("try-form").dataset.path, {
     method: "POST",
     headers: { "Content-Type": "application/json", "Idempotency-Key": purchase() },
     body: JSON.stringify({ prompt: at("question").value, stream: true }),
