@@ -356,6 +356,7 @@ class _Parts:
             site_name=means.name,
             url=settings.public_url,
             methods=means.methods,
+            ark_name=means.ark_name,
             badge=means.network if means.network not in (None, "mainnet") else None,
         )
         document = described(settings.catalog, means, settings.public_url)
@@ -436,6 +437,7 @@ class _Parts:
             network=next((node.network for node in nodes if node.network), None),
             minimum=sessions.minimum,
             maximum=sessions.maximum,
+            ark_name=next((NODE_KINDS[node.kind].ark_name for node in nodes if node.ark_addresses), ""),
             name=self.settings.site_name,
             contact=self.settings.contact,
         )

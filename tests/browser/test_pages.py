@@ -132,8 +132,7 @@ def test_pages_weigh_little_and_say_what_they_are_without_their_scripts(tmp_path
             await reach(stage, page)
             address = page.url
             visitor.asked.clear()
-            await page.reload()
-            await page.wait_for_load_state("load")
+            await page.goto(address, wait_until="load")
             files = {one for one in visitor.asked if "/static/" in one}
             parts = [await page.content(), *[(await stage.http.get(one)).text for one in files]]
             weight = sum(len(part.encode()) for part in parts)
@@ -187,6 +186,7 @@ def test_with_ark_one_code_has_both_and_a_switch_shows_either(tmp_path: Path) ->
             f"LIGHTNING:{invoice.upper()}",
             f"bitcoin:?amount=0.00000500&ark={funding['ark_address']}",
         ]
+        assert "bark, the Ark of Second" in (await page.text_content("#payment") or "")
         assert await violations(page) == []
 
     visit_with_ark(tmp_path, story)

@@ -10,7 +10,7 @@ import pytest
 from tests.stage import PROMPT, Stage, play
 
 PYTHON = Path(__file__).parents[2] / ".venv-clients" / "bin" / "python"
-PROGRAM = Path(__file__).parent / "programs" / "with_generated.py"
+PROGRAM = Path(__file__).parent / "programs" / "generated.py"
 SETTINGS = "post_hooks: []\nproject_name_override: bought\npackage_name_override: bought\n"
 
 

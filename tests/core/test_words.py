@@ -21,6 +21,7 @@ CODES = {
     "MissingCredential": "missing_credential",
     "AttenuatedCredential": "attenuated_credential",
     "PaymentRequired": "payment_required",
+    "ForeignHost": "foreign_host",
     "FundedTokenRequired": "funded_token_required",
     "AwaitingPayment": "awaiting_payment",
     "InsufficientBalance": "insufficient_balance",

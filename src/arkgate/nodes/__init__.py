@@ -39,8 +39,13 @@ class NodeKind:
     urls: tuple[str, ...] = ()
     """The settings that name services beside it; they are fields of its credentials, too."""
 
-    has_ark_addresses: bool = False
-    """Whether it is a `ports.ArkWallet`, too."""
+    ark_name: str = ""
+    """Where it is a `ports.ArkWallet`, too: which Ark its addresses are of, as payers know it."""
+
+    @property
+    def has_ark_addresses(self) -> bool:
+        """Whether it gives out Ark addresses."""
+        return bool(self.ark_name)
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -61,7 +66,7 @@ NODE_KINDS: Final[dict[str, NodeKind]] = {
         has_tls=False,
         minimum=barkd_fees.MINIMUM,
         usual_fee=barkd_fees.usual_fee,
-        has_ark_addresses=True,
+        ark_name="bark, the Ark of Second",
     ),
     "fulmine": NodeKind(
         ("macaroon_file",),

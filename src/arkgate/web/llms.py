@@ -34,6 +34,8 @@ class Means:
     minimum: Msat
     """The smallest payment into a session."""
     maximum: Msat
+    ark_name: str = ""
+    """Which Ark the addresses are of; empty where there are none."""
     name: str = "arkgate"
     """What pages and maps call this gateway."""
     contact: str = ""

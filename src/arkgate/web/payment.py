@@ -41,6 +41,8 @@ class Payment:
     was_late: bool
     expires_at_ms: int
     codes: tuple[Code, ...]
+    has_ark: bool
+    """Whether an Ark address is among them."""
     events_url: str
     status_url: str
     pay_url: str
@@ -80,6 +82,7 @@ class Payments:
             was_late=any(line.at_ms > one.expires_at_ms for line in entered[:1]),
             expires_at_ms=one.expires_at_ms,
             codes=codes,
+            has_ark=session.address is not None,
             events_url=f"/v1/sessions/{session.session_id}/events",
             status_url=f"/v1/sessions/{session.session_id}",
             pay_url=str(body["pay_url"]),
