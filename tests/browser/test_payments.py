@@ -209,6 +209,8 @@ def test_a_node_that_is_away_is_said_and_the_amount_is_kept(tmp_path: Path) -> N
         await page.click("form.fund button")
         await expect(page.locator("[role=alert]")).to_contain_text("cannot be asked")
         assert await page.input_value("#other") == "777"
+        refused = await stage.http.post("/fund", data={"other": "777"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         await stage.simulation.gate.start()
 
         async def again() -> bool:

@@ -132,11 +132,15 @@ class Pages:
             "maximum": whole_sats(self._means.maximum),
         }
 
-    def _fund_page(self, *, entered: str = "", problem: str | None = None, status: int = 200) -> Response:
+    def _fund_page(
+        self, *, entered: str = "", problem: str | None = None, refusal: Refusal | None = None
+    ) -> Response:
         first = next(iter(self._catalog))
+        wait = None if refusal is None else refusal.retry_after_seconds
         return self._renderer.page(
             "fund.html",
-            status=status,
+            status=200 if refusal is None else status_of(refusal),
+            headers=(NO_STORE, *(() if wait is None else ((b"retry-after", str(wait).encode()),))),
             cards=self._cards(),
             entered=entered if entered.isascii() and entered.isdigit() and len(entered) <= 16 else "",
             problem=problem,
@@ -159,7 +163,7 @@ class Pages:
             sentence = public_sentence(refusal) or refusal.message
             if refusal.reason == "amount_out_of_range":
                 sentence = self._renderer.say("fund.out_of_range", **self._bounds())
-            return self._fund_page(entered=entered, problem=sentence, status=status_of(refusal))
+            return self._fund_page(entered=entered, problem=sentence, refusal=refusal)
         payment = await self._payments.of(opened.session, None)
         return self._renderer.page("token.html", token=opened.token, payment=payment, curl=self._curl())
 
