@@ -375,7 +375,13 @@ class _Parts:
             described=document,
             discovery=[
                 *Discovery(settings.catalog, means, settings.public_url).routes(),
-                *Manifests(settings.catalog, means, self.clock, settings.public_url).routes(),
+                *Manifests(
+                    settings.catalog,
+                    means,
+                    self.clock,
+                    settings.public_url,
+                    icon=renderer.files.url("icon.svg"),
+                ).routes(),
             ],
             watch=watch,
             pages=pages,

@@ -27,6 +27,7 @@ OUR_FILES = (
     "/llms-full.txt",
     "/AGENTS.md",
     "/l402.json",
+    "/skill.md",
     "/robots.txt",
     "/sitemap.xml",
     "/favicon.ico",

@@ -242,6 +242,31 @@ def test_a_claim_opens_nothing_but_its_own_paid_invoice(tmp_path: Path) -> None:
     visit(tmp_path, story, service(9))
 
 
+def test_a_long_statement_is_read_page_by_page_and_saved_whole(tmp_path: Path) -> None:
+    async def story(stage: Stage, visitor: Visitor) -> None:
+        token = await stage.fund_token(2000)
+        for number in range(25):
+            await stage.chat(token, {"prompt": f"question {number}"})
+        page = await visitor.page()
+        await page.goto("/dashboard")
+        await page.fill("#token", token["Authorization"].removeprefix("Bearer "))
+        await page.click("#open button")
+        lines = page.locator("#lines tr")
+        await expect(lines).to_have_count(20)
+        await expect(lines.first).to_contain_text("750")
+        await page.click("#older")
+        await expect(lines).to_have_count(6)
+        await expect(lines.last).to_contain_text("paid in")
+        await expect(page.locator("#older")).to_be_hidden()
+        await page.click("#newer")
+        await expect(lines).to_have_count(20)
+        async with page.expect_download() as saved:
+            await page.click("#csv")
+        assert Path(await (await saved.value).path()).read_text().count("\n") == 27
+
+    visit(tmp_path, story, {"[[services]]": "calls_per_day = 0"})
+
+
 def test_an_answer_with_a_script_stays_text(tmp_path: Path) -> None:
     async def story(stage: Stage, visitor: Visitor) -> None:
         page = await visitor.page()

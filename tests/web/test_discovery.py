@@ -1,5 +1,6 @@
 """An agent that has only the address finds what is sold, pays for it and calls it; and no map lies."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -20,6 +21,8 @@ MAPS = (
     "/.well-known/l402-services",
     "/.well-known/l402-manifest.json",
     "/l402.json",
+    "/.well-known/l402.txt",
+    "/skill.md",
     "/llms.txt",
     "/llms-full.txt",
     "/AGENTS.md",
@@ -31,6 +34,8 @@ TYPES = {
     "/llms.txt": "text/markdown",
     "/llms-full.txt": "text/markdown",
     "/AGENTS.md": "text/markdown",
+    "/skill.md": "text/markdown",
+    "/.well-known/l402.txt": "text/plain",
 }
 PRICE = 73
 
@@ -179,6 +184,20 @@ def test_the_sitemap_and_the_linkset_lead_to_what_is_there(tmp_path: Path) -> No
         for address in (*pages, *linked):
             assert (await stage.http.get(address)).status_code == 200, address
         assert f"Sitemap: {stage.url}/sitemap.xml" in (await stage.http.get("/robots.txt")).text
+
+    play(tmp_path, story)
+
+
+def test_the_skill_is_the_one_that_its_index_names(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        (skill,) = (await stage.http.get("/.well-known/agent-skills/index.json")).json()["skills"]
+        text = (await stage.http.get(skill["url"])).content
+        plugin = (await stage.http.get("/.well-known/ai-plugin.json")).json()
+
+        assert skill["digest"] == f"sha256:{hashlib.sha256(text).hexdigest()}"
+        assert text.startswith(b"---\nname: " + skill["name"].encode())
+        assert (await stage.http.get(plugin["logo_url"])).headers["content-type"] == "image/svg+xml"
+        assert (await stage.http.get(plugin["api"]["url"])).json()["openapi"] == "3.1.0"
 
     play(tmp_path, story)
 

@@ -3,6 +3,7 @@
 Each says what `discovery` says, in the form that its readers expect; all are rendered from the catalog.
 """
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from xml.sax.saxutils import escape
@@ -17,11 +18,12 @@ from arkgate.core.money import whole_sats
 from arkgate.ports import Clock
 from arkgate.web.discovery import MAP_HEADERS, category_of, text_response
 from arkgate.web.examples import example_of
-from arkgate.web.llms import Means
+from arkgate.web.llms import Means, short_text
 from arkgate.web.openapi import operation_id
 from arkgate.web.respond import json_response, raw_response
 
 PAGES: Final = ("/", "/fund", "/apis", "/docs", "/docs/reference")
+SKILL: Final = "buy-api-calls"
 SECURITY_DAYS: Final = 180
 """How long readers may rely on `security.txt`: RFC 9116 wants less than a year."""
 
@@ -29,7 +31,9 @@ SECURITY_DAYS: Final = 180
 class Manifests:
     """The maps of other conventions."""
 
-    def __init__(self, catalog: Catalog, means: Means, clock: Clock, public_url: str) -> None:
+    def __init__(self, catalog: Catalog, means: Means, clock: Clock, public_url: str, *, icon: str) -> None:
+        """`icon` is the path of the gateway's picture."""
+        self._icon = icon
         self._catalog = catalog
         self._means = means
         self._clock = clock
@@ -44,6 +48,10 @@ class Manifests:
             Route("/.well-known/l402-manifest.json", self.manifest, methods=["GET"]),
             Route("/l402.json", self.manifest, methods=["GET"]),
             Route("/.well-known/api-catalog", self.api_catalog, methods=["GET"]),
+            Route("/.well-known/l402.txt", self.l402_txt, methods=["GET"]),
+            Route("/.well-known/agent-skills/index.json", self.skills, methods=["GET"]),
+            Route("/skill.md", self.skill, methods=["GET"]),
+            Route("/.well-known/ai-plugin.json", self.plugin, methods=["GET"]),
         ]
 
     async def security(self, request: Request) -> Response:
@@ -119,6 +127,50 @@ class Manifests:
                 }
                 for service, endpoint in offered
             ],
+        }
+        return json_response(body, headers=MAP_HEADERS)
+
+    async def l402_txt(self, request: Request) -> Response:
+        """`GET /.well-known/l402.txt`: a line for each endpoint, as l402-kit's DNS records have it."""
+        lines = [
+            f"v=l402 endpoint={self._url}{endpoint.path} price={whole_sats(service.price, asked_for=True)} "
+            f"docs={self._url}/llms.txt"
+            for service, endpoint in self._catalog.offered()
+        ]
+        return text_response("\n".join([*lines, ""]), b"text/plain; charset=utf-8")
+
+    async def skills(self, request: Request) -> Response:
+        """`GET /.well-known/agent-skills/index.json`: the one skill, with the digest of its text."""
+        skill = {
+            "name": SKILL,
+            "type": "skill-md",
+            "description": self._means.summary,
+            "url": f"{self._url}/skill.md",
+            "digest": f"sha256:{hashlib.sha256(self._skill().encode()).hexdigest()}",
+        }
+        return json_response({"skills": [skill]}, headers=MAP_HEADERS)
+
+    async def skill(self, request: Request) -> Response:
+        """`GET /skill.md`: how to call and pay, as a skill that an agent's host installs."""
+        return text_response(self._skill(), b"text/markdown; charset=utf-8")
+
+    def _skill(self) -> str:
+        text = short_text(self._catalog, self._means, self._url)
+        return f"---\nname: {SKILL}\ndescription: {self._means.summary}\n---\n\n{text}"
+
+    async def plugin(self, request: Request) -> Response:
+        """`GET /.well-known/ai-plugin.json`: the older form, which some hosts still look for."""
+        body = {
+            "schema_version": "v1",
+            "name_for_human": self._means.name,
+            "name_for_model": SKILL.replace("-", "_"),
+            "description_for_human": self._means.summary,
+            "description_for_model": f"{self._means.summary} How: {self._url}/llms.txt",
+            "auth": {"type": "user_http", "authorization_type": "bearer"},
+            "api": {"type": "openapi", "url": f"{self._url}/openapi.json"},
+            "logo_url": f"{self._url}{self._icon}",
+            "contact_email": self._means.contact.partition("mailto:")[2],
+            "legal_info_url": f"{self._url}/docs",
         }
         return json_response(body, headers=MAP_HEADERS)
 
