@@ -299,6 +299,7 @@ ELSEWHERE: list[tuple[str, dict[str, Any]]] = [
     ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}),
     (CHAT, {"messages": [*HELLO, {"role": "assistant", "audio": {"id": "a"}}]}),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "x"}}]}]}),
     (
         "/v1/messages",
         {

@@ -73,6 +73,8 @@ def elsewhere(part: Part) -> str | None:
     source = document_source(part)
     if source is not None and source.get("type") in ("url", "file"):
         return "a document by its URL or id"
+    if kind in ("video_url", "audio_url"):
+        return "a video or sound of unknown length"  # vLLM's
     held = file_in(part)
     if (held is not None and not held.get("file_data")) or kind == "container_upload":
         return "a file by its URL or id"
