@@ -350,15 +350,7 @@ class _Parts:
             public_url=settings.public_url,
             balance_expiry=settings.catalog.balance_expiry,
         )
-        renderer = Renderer(
-            Files(),
-            Words(),
-            site_name=means.name,
-            url=settings.public_url,
-            methods=means.methods,
-            ark_name=means.ark_name,
-            badge=means.network if means.network not in (None, "mainnet") else None,
-        )
+        renderer = _renderer(means, settings.public_url)
         document = described(settings.catalog, means, settings.public_url)
         pages = self._pages(admission, sessions, watch, renderer, document)
         mcp = McpDoor(settings.public_url)
@@ -510,6 +502,19 @@ class _Parts:
             observer=self.metrics,
             calls=self.calls,
         )
+
+
+def _renderer(means: Means, public_url: str) -> Renderer:
+    """What makes pages, with what all of them show."""
+    return Renderer(
+        Files(),
+        Words(),
+        site_name=means.name,
+        url=public_url,
+        methods=means.methods,
+        ark_name=means.ark_name,
+        badge=means.network if means.network not in (None, "mainnet") else None,
+    )
 
 
 async def run(settings: Settings, stop: asyncio.Event, *, ready: Callable[[], None]) -> None:

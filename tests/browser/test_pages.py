@@ -105,7 +105,7 @@ OFFER = {
 }
 
 
-@pytest.mark.parametrize(("width", "dark"), zip(WIDTHS, (False, True, False), strict=True))
+@pytest.mark.parametrize(("width", "dark"), list(zip(WIDTHS, (False, True, False), strict=True)))
 def test_nobody_is_shut_out_and_nothing_is_wider_than_its_screen(
     tmp_path: Path, width: int, dark: bool
 ) -> None:
