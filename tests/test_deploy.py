@@ -116,9 +116,10 @@ def test_the_compose_file_gives_no_container_more_than_it_needs() -> None:
     assert gateway["cap_drop"] == ["ALL"]
     assert seconds(gateway["stop_grace_period"]) > GRACE_SECONDS
     assert "ports" not in gateway  # only the TLS proxy reaches it
-    assert lnd["user"].split(":")[0] == str(USER)
-    assert "./state/lnd:/lnd:ro" in gateway["volumes"]
-    (subnet,) = document["networks"]["inside"]["ipam"]["config"]
+    assert lnd["user"].split(":")[0] != str(USER)
+    assert "./state/lnd-shared:/lnd:ro" in gateway["volumes"]
+    assert not any("state/lnd:" in volume for volume in gateway["volumes"])  # what may spend
+    (subnet,) = document["networks"]["edge"]["ipam"]["config"]
     assert f'"{subnet["subnet"]}"' in (DEPLOY / "arkgate.toml").read_text()
     for name, service in document["services"].items():
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -230,6 +231,7 @@ def test_nginx_takes_its_snippet(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "proxy_buffering off" in snippet
+    assert "proxy_buffer_size 16k" in snippet
     assert "proxy_next_upstream off" in snippet
 
 
@@ -244,4 +246,5 @@ def test_caddy_takes_its_file(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    assert "flush_interval -1" in (DEPLOY / "Caddyfile").read_text()
+    # With -1 Caddy keeps the request open whose reader has left, who then pays for the rest.
+    assert "flush_interval -1" not in (DEPLOY / "Caddyfile").read_text()
