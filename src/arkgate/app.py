@@ -482,7 +482,7 @@ class _Parts:
         return OpenAiReader(
             service,
             dialect,
-            count=self.backends[service.name].count,
+            count=self.backends[service.name].count_question,
             cache=offers.cache.rules,
             body_bytes_max=offers.openai_bytes_max,
             server_tools=offers.server_tools,

@@ -31,6 +31,7 @@ from arkgate.core.ledger import (
 )
 from arkgate.core.money import Msat
 from arkgate.core.pricing import FiatRate, Quote, Used
+from arkgate.core.question import QuestionTokens
 from arkgate.core.reports import AccountTotal, JournalEntry, Liabilities, Table
 
 
@@ -712,6 +713,11 @@ class Incoming(Protocol):
         ...
 
     @property
+    def only_kept_open(self) -> bool:
+        """Whether the last piece says nothing, and came to keep the connection open."""
+        ...
+
+    @property
     def usage(self) -> Usage | None:
         """Once it is known."""
         ...
@@ -757,10 +763,14 @@ class Backend(Protocol):
         ...
 
     def count(self, outgoing: Outgoing, answer: bytes) -> Used:
-        """Our own count of what a call used, or with an empty answer will use: where nobody else tells.
+        """Our own count of what a call used: where nobody else tells.
 
         Takes time that grows with the texts, a millisecond for some ten thousand characters.
         """
+        ...
+
+    def count_question(self, outgoing: Outgoing) -> QuestionTokens:
+        """What a request to an AI API is likely to use, and at most; takes as long as `count`."""
         ...
 
     async def chat(self, messages: Sequence[ChatMessage], *, call_id: str) -> Completion:

@@ -268,22 +268,30 @@ class OffersReader:
 
     def _model(self, table: Table, usual: Tariff, label: str, *, alone: bool) -> Model:
         name = _matching(table, "name", _MODEL, label if alone else "", self._problems)
-        input_tokens, cached, output_tokens = (
+        input_tokens, cached, written, output_tokens = (
             _msat(table.number(f"{what}_sats_per_million", 0, 0.0, 1e9))
-            for what in ("input", "cached", "output")
+            for what in ("input", "cached", "cache_write", "output")
         )
         by_tokens = bool(input_tokens or output_tokens)
         call = _msat(table.number("price_sats", 0 if by_tokens else usual.call / 1000, 0.0, 1e6))
         if "cached_sats_per_million" not in table.given:
             cached = input_tokens
+        tariff = Tariff(
+            call=call,
+            input_tokens=input_tokens,
+            cached_tokens=cached,
+            written_tokens=written if "cache_write_sats_per_million" in table.given else None,
+            output_tokens=output_tokens,
+        )
         if not (by_tokens or call):
             self._problems.append(f"{table.where} {name} has no price.")
         model = Model(
             name,
-            Tariff(call=call, input_tokens=input_tokens, cached_tokens=cached, output_tokens=output_tokens),
+            tariff,
             max_tokens=int(table.number("max_tokens", 0, 0, 10_000_000)) or None,
             default_max_tokens=int(table.number("default_max_tokens", 4096, 1, 10_000_000)),
             context_tokens=int(table.number("context_tokens", 0, 0, 100_000_000)) or None,
+            picture_tokens=int(table.number("picture_tokens", 1600, 1, 1_000_000)),
             length_field=table.one_of("length_field", ("max_tokens", "max_completion_tokens"), "max_tokens"),
         )
         table.refuse_unknown()

@@ -227,15 +227,77 @@ def test_several_runs_of_a_model_are_added_up() -> None:
         {"type": "message", "input_tokens": 23, "output_tokens": 10},
     ]
     for told, used in (
-        (runs, Used(223, 20, 45)),
-        ([*runs, {"type": "?"}], Used(23, 0, 10)),
-        ([], Used(23, 0, 10)),
+        (runs, Used(223, 20, output_tokens=45)),
+        ([*runs, {"type": "?"}], Used(23, output_tokens=10)),
+        ([], Used(23, output_tokens=10)),
     ):
         usage = {"input_tokens": 23, "output_tokens": 10, "iterations": told}
         found = usage_in(Dialect.MESSAGES, {"usage": usage})
 
         assert found is not None
         assert (found.used, found.document) == (used, usage)
+
+
+def test_the_larger_of_the_sums_and_the_runs_counts() -> None:
+    run = {"type": "message", "input_tokens": 5, "cache_creation_input_tokens": 7, "output_tokens": 1000}
+    for sums, used in (
+        ({"input_tokens": 900, "output_tokens": 10}, Used(900, output_tokens=1000)),
+        ({"input_tokens": 9, "output_tokens": 2000}, Used(12, 0, 7, 2000)),
+        ({}, Used(12, 0, 7, 1000)),
+    ):
+        found = usage_in(Dialect.MESSAGES, {"usage": {**sums, "iterations": [run]}})
+
+        assert found is not None
+        assert found.used == used
+
+
+def test_runs_told_at_the_start_do_not_stand_for_the_end() -> None:
+    meter = EventMeter(Dialect.MESSAGES)
+    begun = {"input_tokens": 900, "output_tokens": 1}
+    run = {"type": "message", "input_tokens": 9000, "output_tokens": 1}
+    meter.feed(event({"type": "message_start", "message": {"usage": {**begun, "iterations": [run]}}}))
+    meter.feed(event({"type": "message_delta", "usage": {"output_tokens": 500}}))
+
+    assert meter.usage is not None
+    assert meter.usage.used == Used(900, output_tokens=500)
+
+
+def test_what_goes_into_the_backends_cache_is_a_part_of_the_question() -> None:
+    anthropics = {"input_tokens": 5, "cache_creation_input_tokens": 70, "output_tokens": 1}
+    openrouters = {
+        "prompt_tokens": 75,
+        "completion_tokens": 1,
+        "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 70},
+    }
+    for dialect, told in ((Dialect.MESSAGES, anthropics), (Dialect.CHAT, openrouters)):
+        found = usage_in(dialect, {"usage": told})
+
+        assert found is not None
+        assert found.used == Used(75, 0, 70, 1)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "data", "is_kept_open"),
+    [
+        (Dialect.CHAT, b": PROCESSING\n\n", True),
+        (Dialect.CHAT, b": PROCESSING\n\ndata: {}\n\n", False),
+        (Dialect.MESSAGES, b'event: ping\ndata: {"type": "ping"}\n\n: hello\n\n', True),
+        (Dialect.MESSAGES, b'data: {"type": "ping"}\n\ndata: {"type": "content_block_stop"}\n\n', False),
+        (
+            Dialect.MESSAGES,
+            b'data: {"type": "content_block_delta", "delta": {"text": "\\"ping\\""}}\n\n',
+            False,
+        ),
+        (Dialect.RAW, b": anything", False),
+    ],
+)
+def test_comments_and_pings_only_keep_the_connection_open(
+    dialect: Dialect, data: bytes, *, is_kept_open: bool
+) -> None:
+    meter = EventMeter(dialect)
+    meter.feed(data)
+
+    assert meter.only_kept_open is is_kept_open
 
 
 def test_a_ping_between_the_usage_and_the_end_hides_nothing() -> None:

@@ -151,6 +151,39 @@ def test_a_backend_that_stalls_until_all_time_is_over_costs_nothing_however_slow
     run(asyncio.wait_for(main(), 60))
 
 
+def test_comments_do_not_hide_that_a_backend_stalls(tmp_path: Path) -> None:
+    """Its reader was slow before, and the backend kept the connection open until all time was over."""
+
+    async def stalling(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for _ in range(100):
+            await peer.send(chunk(EVENT * 700))
+        for _ in range(100):
+            await peer.send(chunk(b": PROCESSING\n\n"))
+            await asyncio.sleep(0.2)
+
+    async def main() -> None:
+        async with serving(stalling) as server:
+            settings = extra(server.url, "total_timeout_seconds = 4")
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token()
+                read = ""
+                async with reading(stage, token, question()) as answer:
+                    async for text in answer.aiter_text():
+                        if not read:
+                            await asyncio.sleep(1.5)
+                        read += text
+                await at_rest(stage, token)
+
+                assert "PROCESSING" in read
+                assert '"refunded":true' in read
+                assert await spent(stage, token) == 0
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
 def test_a_buffered_call_that_a_restart_gives_up_is_told_so(tmp_path: Path) -> None:
     async def silent(peer: Peer) -> None:
         await peer.request()

@@ -74,6 +74,64 @@ def test_a_quote_is_what_is_held(tmp_path: Path) -> None:
     play(tmp_path, story, MODELS)
 
 
+def test_a_question_is_not_held_for_beyond_what_the_model_reads(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        long = [{"role": "user", "content": "word " * 50_000}]
+        quote = await quoted(stage, messages=long, max_tokens=1)
+
+        assert 1000 * 2 <= quote["hold_msat"] - 1000 < 1000 * 2 + 10
+
+    play(tmp_path, story, {**MODELS, "[[models]]": MODELS["[[models]]"] + "\ncontext_tokens = 1000"})
+
+
+def test_a_picture_is_held_for_as_the_operator_says(tmp_path: Path) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+    async def story(stage: Stage) -> None:
+        shown = [{"role": "user", "content": [picture, picture]}]
+        quote = await quoted(stage, messages=shown, max_tokens=1)
+
+        assert quote["hold_msat"] > 2 * 48_000 * 2
+
+    play(tmp_path, story, {**MODELS, "[[models]]": MODELS["[[models]]"] + "\npicture_tokens = 48000"})
+
+
+def test_what_goes_into_the_backends_cache_has_a_price_of_its_own(tmp_path: Path) -> None:
+    tariff = Tariff(input_tokens=Msat(1_000_000), cached_tokens=Msat(100_000), written_tokens=Msat(1_250_000))
+    usual = Tariff(input_tokens=Msat(1_000_000), cached_tokens=Msat(100_000))
+    used = Used(input_tokens=100, cached_tokens=10, written_tokens=40)
+
+    assert tariff.cost(used) == 50 + 1 + 50
+    assert usual.cost(used) == 50 + 1 + 40
+    assert tariff.most(100, 0) == 125
+    assert usual.most(100, 0) == 100
+
+    async def story(stage: Stage) -> None:
+        dear = await quoted(stage, max_tokens=1)
+        assert dear["pricing"]["cache_write_sats_per_million_tokens"] == 200_000
+        assert dear["hold_msat"] > 200 * 10
+
+    models = MODELS["[[models]]"] + "\ncache_write_sats_per_million = 200000"
+    play(tmp_path, story, {**MODELS, "[[models]]": models})
+
+
+@pytest.mark.parametrize("headers", [{}, None])
+def test_a_call_that_nobody_could_pay_is_refused_before_it_has_a_price(
+    tmp_path: Path, headers: dict[str, str] | None
+) -> None:
+    async def story(stage: Stage) -> None:
+        paying = await stage.fund_token() if headers is None else headers
+        body = {**HELLO, "max_tokens": 2_000_000_000, "n": 16}
+        for path in (CHAT, f"/v1/quote?path={CHAT}"):
+            answer = await stage.http.post(path, json=body, headers=paying)
+
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request"), answer.text
+            assert "shorter answer" in answer.text
+
+    dear = 'name = "small"\noutput_sats_per_million = 1000000000'
+    play(tmp_path, story, {**MODELS, "[[models]]": dear})
+
+
 def test_what_cannot_be_served_has_no_quote(tmp_path: Path) -> None:
     async def story(stage: Stage) -> None:
         for path, body, status in (
@@ -147,7 +205,7 @@ MORE_TOKENS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (
         CHAT,
         LARGE,
-        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "x" * 99_000}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "eCB5" * 9000}}]}]},
     ),
 ]
 

@@ -10,7 +10,7 @@ clients read them; where servers differ the comment names one.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -73,6 +73,8 @@ class EventMeter:
         self.ended = False
         self.usage: Usage | None = None
         self.held_back = b""
+        self.only_kept_open = False
+        """Whether what came last says nothing: comments, and Anthropic's pings."""
         self._dialect = dialect
         self._rest = b""
         self._is_finished = False
@@ -94,7 +96,10 @@ class EventMeter:
             block = buffer[:end]
         else:
             self._rest, block = b"", buffer
-        return self._looked_through(block) if block else b""
+        if not block:
+            return b""
+        self.only_kept_open = _says_nothing(self._dialect, block)
+        return self._looked_through(block)
 
     def _looked_through(self, block: bytes) -> bytes:
         """Reads what has to be read of some whole events: up to the first token, and what may be the end."""
@@ -208,6 +213,7 @@ class EventMeter:
     def _add_usage(self, document: Mapping[str, object]) -> None:
         """Anthropic tells the question's tokens at the start and the answer's at the end."""
         earlier = dict(self.usage.document) if self.usage is not None else {}
+        earlier.pop("iterations", None)  # they belong to the sums that they came with
         told = document.get("usage")
         if isinstance(told, dict):
             merged = {**earlier, **{name: value for name, value in told.items() if value is not None}}
@@ -245,23 +251,31 @@ def _used(told: Mapping[str, object]) -> Used | None:
             return None
         answer = max(0, total - question)  # embeddings have no answer's tokens
     details = told.get("prompt_tokens_details") or told.get("input_tokens_details")
-    cached = _count(details, "cached_tokens") if isinstance(details, dict) else 0
-    return Used(input_tokens=question, cached_tokens=min(cached or 0, question), output_tokens=answer)
+    told_details = details if isinstance(details, dict) else {}
+    cached = min(_count(told_details, "cached_tokens") or 0, question)
+    written = min(_count(told_details, "cache_write_tokens") or 0, question - cached)  # OpenRouter's
+    return Used(question, cached, written, answer)
 
 
 def _used_by_anthropic(told: Mapping[str, object]) -> Used | None:
-    """Anthropic's usage. Where an answer took several runs of models the sums leave some of them out."""
-    runs = told.get("iterations")
-    if isinstance(runs, list) and runs:
-        used = [_used_in_run(run) for run in runs if isinstance(run, dict)]
-        known = [run for run in used if run is not None]
-        if len(known) == len(runs):
-            return Used(
-                input_tokens=sum(run.input_tokens for run in known),
-                cached_tokens=sum(run.cached_tokens for run in known),
-                output_tokens=sum(run.output_tokens for run in known),
-            )
-    return _used_in_run(told)
+    """Anthropic's usage. Where an answer took several runs of models the sums may leave some of them out."""
+    sums, runs = _used_in_run(told), told.get("iterations")
+    if not isinstance(runs, list) or not runs:
+        return sums
+    used = [_used_in_run(run) for run in runs if isinstance(run, dict)]
+    known = [run for run in used if run is not None]
+    if len(known) < len(runs):
+        return sums
+    added = Used(
+        input_tokens=sum(run.input_tokens for run in known),
+        cached_tokens=sum(run.cached_tokens for run in known),
+        written_tokens=sum(run.written_tokens for run in known),
+        output_tokens=sum(run.output_tokens for run in known),
+    )
+    if sums is None:
+        return added
+    larger = added if added.input_tokens >= sums.input_tokens else sums
+    return replace(larger, output_tokens=max(added.output_tokens, sums.output_tokens))
 
 
 def _used_in_run(told: Mapping[str, object]) -> Used | None:
@@ -271,7 +285,7 @@ def _used_in_run(told: Mapping[str, object]) -> Used | None:
         return None
     cached = _count(told, "cache_read_input_tokens") or 0
     written = _count(told, "cache_creation_input_tokens") or 0
-    return Used(input_tokens=question + cached + written, cached_tokens=cached, output_tokens=answer)
+    return Used(question + cached + written, cached, written, answer)
 
 
 def _count(told: Mapping[str, object], *names: str) -> int | None:
@@ -280,6 +294,15 @@ def _count(told: Mapping[str, object], *names: str) -> int | None:
         if type(value) is int and 0 <= value <= TOKENS_MAX:
             return value
     return None
+
+
+def _says_nothing(dialect: Dialect, block: bytes) -> bool:
+    """Whether a block only keeps the connection open."""
+    if b"data:" not in block:
+        return True
+    if dialect is not Dialect.MESSAGES or _PING not in block:
+        return False
+    return all(event.type == "ping" or not event.data for event in events_in(block))
 
 
 def _says_something(choice: Mapping[str, object]) -> bool:
@@ -318,9 +341,10 @@ def _last_boundary(buffer: bytes) -> int:
     return boundary
 
 
+_PING = b'"ping"'
 _MARKS = {
     Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
-    Dialect.MESSAGES: (b"message_", b'"ping"'),
+    Dialect.MESSAGES: (b"message_", _PING),
 }
 _FAILURE = b'"error"'
 _ENDS = {Dialect.RESPONSES: b"response.completed", Dialect.MESSAGES: b"message_stop"}

@@ -26,7 +26,7 @@ class Whole:
         self.status = exchange.status
         self.headers: Sequence[tuple[bytes, bytes]] = exchange.headers
         self.sent_at, self.ends_at = exchange.sent_at, exchange.ends_at
-        self.begun = False
+        self.begun = self.only_kept_open = False
         self.usage: Usage | None = None
         self._exchange = exchange
         self._outgoing = outgoing
@@ -63,6 +63,11 @@ class Stream:
     def begun(self) -> bool:
         """See `ports.Incoming`."""
         return self._meter.begun
+
+    @property
+    def only_kept_open(self) -> bool:
+        """See `ports.Incoming`."""
+        return self._meter.only_kept_open
 
     @property
     def usage(self) -> Usage | None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from arkgate.backend.upstream import Upstream
 from arkgate.core.errors import BackendUnavailable, Overloaded, Refusal
 from arkgate.core.pricing import Used
+from arkgate.core.question import QuestionTokens
 from arkgate.ports import ChatMessage, Completion, Health, Incoming, Outgoing
 
 
@@ -97,6 +98,10 @@ class Pool:
     def count(self, outgoing: Outgoing, answer: bytes) -> Used:
         """See `ports.Backend`."""
         return self._upstreams[0].count(outgoing, answer)
+
+    def count_question(self, outgoing: Outgoing) -> QuestionTokens:
+        """See `ports.Backend`."""
+        return self._upstreams[0].count_question(outgoing)
 
     async def chat(self, messages: Sequence[ChatMessage], *, call_id: str) -> Completion:
         """Asks the first one for one buffered completion, outside of anything that is sold."""

@@ -19,7 +19,7 @@ from arkgate.backend.answer import (
     read_refusal,
 )
 from arkgate.backend.breaker import Breaker
-from arkgate.backend.counting import count_used
+from arkgate.backend.counting import count_question, count_used
 from arkgate.backend.incoming import (
     Stream,
     Whole,
@@ -31,6 +31,7 @@ from arkgate.backend.incoming import (
 from arkgate.backend.transport import Exchange, PooledTransport, TransportLimits, complete, encode_head
 from arkgate.core.errors import Overloaded, UpstreamError
 from arkgate.core.pricing import Used
+from arkgate.core.question import QuestionTokens
 from arkgate.ports import ChatMessage, Completion, Dialect, Health, Incoming, Outgoing
 
 WATCH_SECONDS = 2.0
@@ -192,6 +193,10 @@ class Upstream:
     def count(self, outgoing: Outgoing, answer: bytes) -> Used:
         """See `ports.Backend`."""
         return count_used(outgoing, answer)
+
+    def count_question(self, outgoing: Outgoing) -> QuestionTokens:
+        """See `ports.Backend`."""
+        return count_question(outgoing)
 
     async def chat(self, messages: Sequence[ChatMessage], *, call_id: str) -> Completion:
         """Asks for one buffered completion, outside of anything that is sold."""

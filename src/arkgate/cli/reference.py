@@ -124,11 +124,14 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "price_sats": "What a call costs, whatever it uses. The service's price where no tokens are priced.",
         "input_sats_per_million": "What a million tokens of the question cost.",
         "cached_sats_per_million": "What cached ones of them cost: the same, unless given.",
+        "cache_write_sats_per_million": "What those cost that the backend puts into its cache: as any other, "
+        "unless given. Anthropic takes a quarter more.",
         "output_sats_per_million": "What a million tokens of the answer cost.",
         "max_tokens": "The longest answer that may be asked for; a request for more is cut to it. 0: any.",
         "default_max_tokens": "How long an answer may be that names no length, where tokens are priced.",
         "context_tokens": "What the model reads at most. Shown to callers, and held where a request brings "
         "in what it does not hold, such as an earlier response.",
+        "picture_tokens": "What a picture may cost in tokens at most: held for each.",
         "length_field": "Where the length goes that we name for a caller who named none; some models take "
         "only the second.",
     },

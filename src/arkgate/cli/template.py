@@ -98,10 +98,12 @@ calls_per_day = 5                    # a UTC day and account; 0 for any number
 # name = "arkgate-chat-v1"
 # input_sats_per_million = 300       # or price_sats, for each call
 # cached_sats_per_million = 30
+# cache_write_sats_per_million = 375 # what the backend puts into its cache; as input, unless given
 # output_sats_per_million = 1500
 # max_tokens = 8192                  # a request for more is cut to it
 # default_max_tokens = 4096          # what is held for a request that names no length
 # context_tokens = 131072
+# picture_tokens = 1600              # what a picture may cost at most
 # length_field = "max_tokens"        # or "max_completion_tokens", where the model takes only that
 
 # [cache]                            # exact repeats are answered from here

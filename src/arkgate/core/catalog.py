@@ -45,6 +45,8 @@ class Model:
     """How long an answer is held for when the caller names no limit."""
     context_tokens: int | None = None
     """What the model reads at most; shown, and held for where a request brings in what it does not hold."""
+    picture_tokens: int = 1600
+    """What a picture is held for."""
     length_field: str = "max_tokens"
     """Where a chat's length goes when its caller gave none: some models take `max_completion_tokens` only."""
 

@@ -25,6 +25,8 @@ class Used:
     """All tokens of the question, the cached ones included."""
     cached_tokens: int = 0
     """Those of them that the backend had in its own cache."""
+    written_tokens: int = 0
+    """Those of them that it put there, for later calls."""
     output_tokens: int = 0
     milliseconds: int = 0
     """From the request to the backend until the end of its answer."""
@@ -40,6 +42,8 @@ class Tariff:
     """For a million tokens of the question that the backend did not have in its cache."""
     cached_tokens: Msat = Msat(0)
     """For a million that it had."""
+    written_tokens: Msat | None = None
+    """For a million that it put there; None: as for any that it had not."""
     output_tokens: Msat = Msat(0)
     """For a million tokens of the answer."""
     second: Msat = Msat(0)
@@ -56,12 +60,21 @@ class Tariff:
         """Whether tokens are priced."""
         return bool(self.input_tokens or self.cached_tokens or self.output_tokens)
 
+    def most(self, question_tokens: int, answer_tokens: int) -> Msat:
+        """What so many tokens cost at most: all of the question may go into the backend's cache."""
+        is_dearer = (self.written_tokens or 0) > self.input_tokens
+        return self.cost(
+            Used(question_tokens, written_tokens=question_tokens * is_dearer, output_tokens=answer_tokens)
+        )
+
     def cost(self, used: Used) -> Msat:
         """What it comes to, floored to the msat: the parts are added up exactly first."""
         cached = min(used.cached_tokens, used.input_tokens)
+        written = min(used.written_tokens, used.input_tokens - cached)
         tokens = (
-            (used.input_tokens - cached) * self.input_tokens
+            (used.input_tokens - cached - written) * self.input_tokens
             + cached * self.cached_tokens
+            + written * (self.input_tokens if self.written_tokens is None else self.written_tokens)
             + used.output_tokens * self.output_tokens
         )
         # One division, so that only one thing is rounded: the sum.

@@ -1,52 +1,105 @@
-"""Where the texts, pictures and files of a question stand in a request to an AI API.
+"""Where the texts, pictures, sounds and files of a question stand in a request to an AI API.
 
-The names are those of OpenAI's chat completions and responses, and of Anthropic's messages.
+The names are those of OpenAI's chat completions and responses, and of Anthropic's messages; where another
+server has more, the comment names it.
 """
 
+import base64
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 Part = Mapping[str, object]
 HOLDERS: Final = frozenset({"messages", "input", "prompt", "system"})
 """Fields of a request that hold turns or their parts."""
+PICTURE_TOKENS: Final = 1000
+"""What a picture is taken for: one of 1024 pixels square is 765 for OpenAI and some 1,400 for Anthropic."""
 INNER: Final = frozenset({"content", "output"})
 """Fields of a turn or part that hold further parts. Below any other field everything is plain text."""
-PAYLOADS: Final[Mapping[str, tuple[str, ...]]] = {
+_PICTURES: Final[Mapping[str, tuple[str, ...]]] = {
     "image_url": ("image_url",),
     "input_image": ("image_url", "file_id"),
     "image": ("source",),
     "computer_screenshot": ("image_url", "file_id"),
     "image_generation_call": ("result",),
-    "input_audio": ("input_audio",),
 }
-"""The types of parts that are pictures or sounds, and their fields that have the bytes or tell where."""
+"""The types of parts that are pictures, and their fields that have the bytes or tell where they are."""
+_OF_UNKNOWN_LENGTH: Final = frozenset(
+    {"video_url", "audio_url", "video", "image_embeds", "audio_embeds", "video_embeds"}
+)
+"""Types of parts, and fields of those without one, that are short here and long for the model: vLLM's."""
+_SEALED: Final[Mapping[object, str]] = {
+    "reasoning": "encrypted_content",
+    "thinking": "signature",
+    "redacted_thinking": "data",
+}
+"""The types of parts that hold what the model thought, and the field in which only its server can read it."""
+_NO_PICTURE: Final = re.compile(r"\s*data:(?!image/)", re.IGNORECASE)
+_NO_TEXT: Final = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+"""Characters that files have and texts do not."""
 
 
-def parts_of(value: object) -> Iterator[Part | str | list[int]]:
-    """Every turn and part of a field of HOLDERS: an object, a text, or a text as a list of token ids."""
+@dataclass(frozen=True, slots=True)
+class QuestionTokens:
+    """How many tokens a question has, as far as the request tells."""
+
+    usual: int
+    """Our best guess: what is charged for where the backend tells nothing."""
+    most: int
+    """More than its backend is likely to find in it: what is held for."""
+    pictures: int = 0
+    """How many pictures were taken for PICTURE_TOKENS each."""
+
+
+def parts_of(value: object) -> Iterator[Part | str | int]:
+    """Every turn and part of a field of HOLDERS: an object, a text, or a number of ids of tokens.
+
+    What is neither text nor object nor list is taken for such an id, of whatever type it is.
+    """
     stack = [value]
     while stack:
         top = stack.pop()
         if isinstance(top, str):
             yield top
         elif isinstance(top, list):
-            if top and all(type(entry) is int for entry in top):
-                yield top
-            else:
-                stack += reversed(top)
+            inner = [entry for entry in top if isinstance(entry, (str, list, dict))]
+            if len(inner) < len(top):
+                yield len(top) - len(inner)
+            stack += reversed(inner)
         elif isinstance(top, dict):
             yield top
             stack += [top[name] for name in INNER if name in top]
             source = document_source(top)
             if source is not None and source.get("type") == "content":
                 stack.append(source.get("content"))
+        elif top is not None:
+            yield 1
 
 
-def payload_of(part: Part) -> tuple[str, ...]:
-    """The fields of a part that are a picture or a sound; none where it is something else."""
+def picture_in(part: Part) -> tuple[str, ...] | None:
+    """The fields of a part that have its picture, or tell where it is; None where it is no picture.
+
+    It may have none of them: some servers keep pictures, and know them by a name.
+    """
     kind = part.get("type")
-    names = PAYLOADS.get(kind, ()) if isinstance(kind, str) else ()
-    return tuple(name for name in names if name in part)
+    names = _PICTURES.get(kind) if isinstance(kind, str) else None
+    if names is None and "image_url" not in part:
+        return None
+    if kind is None:
+        names = ("image_url",)  # vLLM goes by the field where a part has no type
+    return tuple(name for name in names or () if name in part)
+
+
+def sound_in(part: Part) -> object | None:
+    """What is under `input_audio`: an object with the sound's `data`, in base64, and its `format`."""
+    return part.get("input_audio")
+
+
+def sealed_in(part: Part) -> str | None:
+    """The field of a part in which its server has sealed what the model thought."""
+    name = _SEALED.get(part.get("type")) if isinstance(part.get("type"), str) else None
+    return name if name is not None and isinstance(part.get(name), str) else None
 
 
 def document_source(part: Part) -> Part | None:
@@ -56,26 +109,67 @@ def document_source(part: Part) -> Part | None:
 
 
 def file_in(part: Part) -> Part | None:
-    """The object of a part that is a file, with its `file_data`, or its `file_id` or `file_url` alone."""
+    """The object of a part that is a file, with its `file_data`, or its `file_id` or `file_url`."""
     if part.get("type") == "input_file":
         return part
-    inner = part.get("file") if part.get("type") == "file" else None
+    inner = part.get("file") if part.get("type") in ("file", None) else None
     return inner if isinstance(inner, dict) else None
 
 
+def file_text(data: object) -> str | None:
+    """The text of a file that is one, from its base64 or its `data:` URL.
+
+    None for every other file, where it is, and what cannot be read: a PDF of a few kilobytes may unfold to a
+    book, and may be written in plain ASCII.
+    """
+    if not isinstance(data, str):
+        return None
+    if data.startswith("data:"):
+        head, _, data = data.partition(",")
+        if not head.endswith(";base64"):
+            return None
+    try:
+        text = base64.b64decode(data, validate=True).decode()
+    except ValueError:
+        return None
+    return None if "%PDF" in text or _NO_TEXT.search(text) else text
+
+
 def elsewhere(part: Part) -> str | None:
-    """What a part stands for whose text is not in the request; None for one that is complete."""
+    """What a part stands for whose text is not in the request, or not to be read; None for all others."""
     kind = part.get("type")
-    if kind in (None, "item_reference") and "id" in part and "role" not in part:
+    if kind == "item_reference" or (kind is None and "id" in part and "role" not in part):
         return "item_reference"  # its type may be left out
     if isinstance(part.get("audio"), dict) and part.get("role") == "assistant":
         return "audio of an earlier answer"
-    source = document_source(part)
-    if source is not None and source.get("type") in ("url", "file"):
-        return "a document by its URL or id"
-    if kind in ("video_url", "audio_url"):
-        return "a video or sound of unknown length"  # vLLM's
-    held = file_in(part)
-    if (held is not None and not held.get("file_data")) or kind == "container_upload":
-        return "a file by its URL or id"
+    if kind == "container_upload":
+        return "a file by its id"
+    if (isinstance(kind, str) and kind in _OF_UNKNOWN_LENGTH) or not _OF_UNKNOWN_LENGTH.isdisjoint(part):
+        return "a video or sound of unknown length"
+    picture = picture_in(part)
+    if picture is None:
+        return _file_elsewhere(part)
+    return "a file in place of a picture" if any(_is_no_picture(part[name]) for name in picture) else None
+
+
+def _file_elsewhere(part: Part) -> str | None:
+    source, held = document_source(part), file_in(part)
+    for holder in (part, held or {}):
+        if holder.get("file_id") or holder.get("file_url"):
+            return "a file by its URL or id"
+    if source is not None:
+        if source.get("type") in ("url", "file"):
+            return "a document by its URL or id"
+        if source.get("type") == "base64" and file_text(source.get("data")) is None:
+            return "a document that is no text"
+    if held is not None and file_text(held.get("file_data")) is None:
+        return "a file that is no text"
     return None
+
+
+def _is_no_picture(payload: object) -> bool:
+    """Whether a picture's field holds another file: some servers read a PDF there."""
+    if not isinstance(payload, dict):
+        return isinstance(payload, str) and _NO_PICTURE.match(payload) is not None
+    kind = payload.get("media_type")
+    return _is_no_picture(payload.get("url")) or (isinstance(kind, str) and not kind.startswith("image/"))

@@ -210,7 +210,8 @@ class Fetch:
                         self._cut()
                     elif self._is_far_ahead():
                         await self._wait_for_readers(incoming)
-                self._asked_at = self._loop.time()
+                if not incoming.only_kept_open:
+                    self._asked_at = self._loop.time()
             self.begun, self.usage = incoming.begun, incoming.usage
             self.held_back = incoming.held_back
             self.is_complete = True
@@ -309,7 +310,8 @@ class Fetch:
                 if not await self._moved.wait(LOOK_SECONDS):
                     incoming.check()
         finally:
-            self._waited_seconds += self._loop.time() - began
+            self._asked_at = self._loop.time()
+            self._waited_seconds += self._asked_at - began
         self._is_held_up = False
 
 

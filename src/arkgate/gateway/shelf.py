@@ -122,7 +122,7 @@ def _encoded(entry: Entry) -> bytes:
     usage = None
     if entry.usage is not None:
         used = entry.usage.used
-        counts = [used.input_tokens, used.cached_tokens, used.output_tokens]
+        counts = [used.input_tokens, used.cached_tokens, used.written_tokens, used.output_tokens]
         usage = {"used": counts, "document": entry.usage.document}
     line = {
         "v": _VERSION,
@@ -153,5 +153,5 @@ def _usage(told: Mapping[str, object] | None) -> Usage | None:
     counts, document = told["used"], told["document"]
     if not isinstance(counts, list) or not isinstance(document, dict):
         raise TypeError("not a usage")
-    asked, cached, answered = counts
-    return Usage(Used(input_tokens=asked, cached_tokens=cached, output_tokens=answered), document)
+    asked, cached, written, answered = counts
+    return Usage(Used(asked, cached, written, answered), document)

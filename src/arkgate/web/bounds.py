@@ -25,6 +25,8 @@ _OTHER_LENGTHS: Final = (
     "max_tokens",
 )
 """Names that some servers read beside an API's own: llama.cpp's n_predict overrides max_tokens."""
+_OTHER_NUMBERS: Final = ("n_cmpl",)
+"""As those, for how many answers there are to be: llama.cpp's."""
 _OWN_TOOLS: Final = (
     "function",
     "custom",
@@ -52,8 +54,14 @@ _USUAL: Final[Mapping[str, tuple[object, ...]]] = {
     "inference_geo": (None, "global"),
 }
 """Fields that make an answer dearer, and their values that do not."""
-_NEVER: Final = ("models", "fallbacks", "plugins", "chat_template")
-"""Fields by which some servers answer with another model, a search, or another question than was priced."""
+_NEVER: Final = (
+    *("models", "fallbacks", "provider", "preset", "plugins"),  # OpenRouter's
+    *("chat_template", "mm_processor_kwargs", "media_io_kwargs", "prompt_embeds"),  # vLLM's
+    "prediction",  # OpenAI charges what of it is not used as an answer
+)
+"""Fields by which a server answers with another model, a search, or another question than was priced."""
+_CACHE_TIMES: Final = (None, "5m")
+"""How long a server may keep a part of the question: for an hour, it costs twice its price."""
 _STATE: Final = ("previous_response_id", "conversation")
 """What brings in earlier turns that are not in the request."""
 
@@ -73,18 +81,29 @@ def refuse_unpriced(
     _refuse_compaction(document.get("context_management"), allowed)
     for tool in _tools_in(document):
         _refuse_server_tool(tool, allowed, server_tools)
+        _refuse_long_cache(tool)
+    _refuse_long_cache(document)
+    for name in HOLDERS:
+        for part in parts_of(document.get(name)):
+            if isinstance(part, dict):
+                _refuse_long_cache(part)
     if not model.tariff.by_tokens or model.context_tokens is not None:
         return
     state = brought_in(dialect, document)
     if state is not None:
         raise NotSupported(
-            f"{state} is not sold at a price by tokens: send all of the question in the request."
+            f"{state} cannot be counted, and is not sold at a price by tokens: send all of the question as "
+            "text in the request."
         )
 
 
 def _tools_in(document: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    """Every tool, those in groups, too."""
+    """Every tool: those in groups, too, and those that turns bring in, as responses' have them."""
     stack = [document.get("tools")]
+    for part in parts_of(document.get("input")):
+        brought = part.get("tools") if isinstance(part, dict) else None
+        if brought is not None:
+            stack.append(brought)
     while stack:
         tools = stack.pop()
         for tool in tools if isinstance(tools, list) else ():
@@ -109,6 +128,12 @@ def _refuse_server_tool(
         runs_at_caller = (value.get("type") if isinstance(value, dict) else value) in values
     if not runs_at_caller:
         raise NotSupported(f"Tools of type {kind[:80]!r} run at the backend and are not sold here.")
+
+
+def _refuse_long_cache(holder: Mapping[str, object]) -> None:
+    control = holder.get("cache_control")
+    if isinstance(control, dict) and control.get("ttl") not in _CACHE_TIMES:
+        raise NotSupported("A cache_control of an hour is not sold here: leave its ttl out.")
 
 
 def _refuse_compaction(management: object, allowed: tuple[str, ...]) -> None:
@@ -137,6 +162,9 @@ def brought_in(dialect: Dialect, document: Mapping[str, object]) -> str | None:
 def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int | None:
     """The longest answer in tokens, after the ceiling; told to the backend where it decides the price."""
     names = _LENGTHS[dialect]
+    for name in _OTHER_NUMBERS:
+        if document.pop(name, None) is not None:
+            raise InvalidRequest(f"{name} is no field of this API: give n.")
     if not names:
         return None
     for name in _OTHER_LENGTHS:

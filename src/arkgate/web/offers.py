@@ -198,6 +198,7 @@ def tariff_told(tariff: Tariff) -> dict[str, object]:
         "call_sats": tariff.call,
         "input_sats_per_million_tokens": tariff.input_tokens,
         "cached_sats_per_million_tokens": tariff.cached_tokens,
+        "cache_write_sats_per_million_tokens": tariff.written_tokens,
         "output_sats_per_million_tokens": tariff.output_tokens,
         "second_sats": tariff.second,
         "kilobyte_sats": tariff.kilobyte,

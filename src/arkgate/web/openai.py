@@ -13,15 +13,16 @@ from starlette.types import Scope
 
 from arkgate.core.catalog import Model, Service
 from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal
-from arkgate.core.money import Msat
+from arkgate.core.money import Msat, format_sats, sats
 from arkgate.core.pricing import Used
+from arkgate.core.question import PICTURE_TOKENS, QuestionTokens
 from arkgate.gateway.order import CacheWish, Order, Shape
 from arkgate.ports import Dialect, Outgoing
-from arkgate.web.body import check_media_type
+from arkgate.web.body import AMOUNT_SATS_MAX, check_media_type
 from arkgate.web.bounds import bounded, brought_in, refuse_unpriced
 from arkgate.web.shapes import AnthropicShape, OpenAiShape
 
-Count = Callable[[Outgoing, bytes], Used]
+Count = Callable[[Outgoing], QuestionTokens]
 PATHS: Final = {
     "/v1/chat/completions": Dialect.CHAT,
     "/v1/completions": Dialect.COMPLETIONS,
@@ -30,6 +31,8 @@ PATHS: Final = {
     "/v1/messages": Dialect.MESSAGES,
 }
 CHOICES_MAX = 16
+HOLD_MAX: Final = sats(AMOUNT_SATS_MAX)
+"""What a call may cost at most."""
 DEPTH_MAX = 254
 EXPECTED_TOKENS = 256
 """What an answer is expected to have, for a price that is only foretold."""
@@ -157,14 +160,28 @@ class OpenAiReader:
         tariff = model.tariff
         if not tariff.by_tokens:
             return tariff.call, tariff.call
-        asked = self._count(outgoing, b"").input_tokens
-        if model.context_tokens and brought_in(outgoing.dialect, outgoing.document or {}):
-            asked = model.context_tokens
+        asked, most = self._question(outgoing, model)
         answered = 0 if length is None else length * choices
-        most = Used(input_tokens=most_input_tokens(asked), output_tokens=answered)
         usual = Used(input_tokens=asked, output_tokens=min(answered, EXPECTED_TOKENS * choices))
         # A hold of nothing cannot be taken; what is charged may be less than this one.
-        return max(Msat(1), tariff.cost(most)), tariff.cost(usual)
+        hold = max(Msat(1), tariff.most(most, answered))
+        if hold > HOLD_MAX:
+            raise InvalidRequest(
+                f"This call may cost {format_sats(hold)}, and a call can be paid up to "
+                f"{format_sats(HOLD_MAX)}: ask for a shorter answer, or fewer."
+            )
+        return hold, tariff.cost(usual)
+
+    def _question(self, outgoing: Outgoing, model: Model) -> tuple[int, int]:
+        """How many tokens the question is likely to have, and at most: never more than the model reads."""
+        context = model.context_tokens
+        if context is not None and brought_in(outgoing.dialect, outgoing.document or {}):
+            return context, context
+        counted = self._count(outgoing)
+        most = counted.most + counted.pictures * max(0, model.picture_tokens - PICTURE_TOKENS)
+        if context is None:
+            return counted.usual, most
+        return min(counted.usual, context), min(most, context)
 
     def _cache_wish(self, dialect: Dialect, document: Mapping[str, object]) -> CacheWish | None:
         if dialect is not Dialect.EMBEDDINGS and not self._cache.allow(document):
@@ -191,11 +208,6 @@ def _check_can_be_written(document: Mapping[str, object]) -> None:
         orjson.dumps(document)
     except orjson.JSONEncodeError as exc:
         raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.") from exc
-
-
-def most_input_tokens(counted: int) -> int:
-    """More tokens than another tokenizer than ours is likely to find in a question: a quarter, and 32."""
-    return counted + counted // 4 + 32
 
 
 def _flag(document: Mapping[str, object], name: str) -> bool:

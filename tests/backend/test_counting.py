@@ -1,0 +1,323 @@
+"""What a question and an answer are taken to use: no text is overlooked, and no picture is one."""
+
+import base64
+import contextlib
+from collections.abc import Mapping
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arkgate.backend.counting import count_question, count_used
+from arkgate.backend.tokens import count_tokens
+from arkgate.core.catalog import Model
+from arkgate.core.errors import Refusal
+from arkgate.core.money import Msat
+from arkgate.core.pricing import Tariff
+from arkgate.core.question import PICTURE_TOKENS, QuestionTokens, elsewhere
+from arkgate.ports import Dialect, Outgoing
+from arkgate.web.bounds import refuse_unpriced
+
+
+def question(**more: object) -> Outgoing:
+    return Outgoing(Dialect.CHAT, {"model": "m", **more}, "m")
+
+
+def test_a_question_is_all_its_texts_and_its_pictures() -> None:
+    text = {"role": "user", "content": "hello world"}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10_000}}
+    shown = {"role": "user", "content": [{"type": "text", "text": "hello world"}, picture]}
+    plain = count_question(question(messages=[text])).usual
+    pictured = count_question(question(messages=[shown])).usual
+
+    assert plain == 6
+    assert pictured == 6 + PICTURE_TOKENS
+    tools = [{"type": "function", "function": {"name": "now", "description": "what time it is"}}]
+    assert count_question(question(messages=[text], tools=tools)).usual > plain + 5
+
+
+BYTES = "data:image/png;base64," + "A" * 10_000
+LONG = "some words that somebody has to pay for " * 200
+PICTURE = {"type": "image_url", "image_url": {"url": BYTES}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def base64_of(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def parts(*shown: object) -> list[object]:
+    return [{"role": "user", "content": list(shown)}]
+
+
+HIDDEN: dict[str, dict[str, object]] = {
+    "under type": {"tools": [{"type": "function", "function": {"parameters": {"type": LONG}}}]},
+    "under types": {"tools": [{"type": "function", "parameters": {"properties": {"type": {"const": LONG}}}}]},
+    "under role": {"messages": [{"role": LONG, "content": "x"}]},
+    "as an image in a tool": {"tools": [{"type": "image", "source": LONG}]},
+    "in a picture's other fields": {"messages": parts({**PICTURE, "alt": LONG})},
+    "as a picture without one": {"messages": parts({"type": "image", "text": LONG})},
+    "as the input of a tool": {
+        "messages": parts({"type": "tool_use", "name": "f", "input": {"type": "image", "source": LONG}})
+    },
+    "in a document": {
+        "messages": parts({"type": "document", "source": {"type": "text", "data": LONG}, "title": "t"})
+    },
+    "in a document's parts": {
+        "messages": parts(
+            {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": LONG}]}}
+        )
+    },
+    "beside a document": {
+        "messages": parts(
+            {"type": "document", "source": {"type": "base64", "data": "JVBERi0xLjcK"}, "context": LONG}
+        )
+    },
+    "in a file": {"messages": parts({"type": "file", "file": {"file_data": base64_of(LONG)}})},
+    "in a file by its data": {
+        "input": parts({"type": "input_file", "file_data": "data:text/plain;base64," + base64_of(LONG)})
+    },
+    "in a name": {"messages": parts({"type": "tool_use", "input": {LONG: 1}})},
+    "in the result of a tool": {
+        "messages": parts({"type": "tool_result", "content": [{"type": "text", "text": LONG}]})
+    },
+    "in what a function gave": {"input": [{"type": "function_call_output", "output": LONG}]},
+    "in a system text": {"messages": parts(), "system": [{"type": "text", "text": LONG}]},
+}
+
+
+@pytest.mark.parametrize("document", HIDDEN.values(), ids=HIDDEN)
+def test_no_text_of_a_question_is_overlooked(document: Mapping[str, object]) -> None:
+    assert count_question(question(**document)).usual >= count_tokens(LONG)
+
+
+@pytest.mark.parametrize("value", [1, 1.5, None, True, {}, [], [{}], "", 123456789])
+def test_what_is_no_text_but_is_read_as_json_is_counted(value: object) -> None:
+    said = parts({"type": "tool_use", "name": "f", "input": {"rows": [value] * 1000}})
+
+    assert count_question(question(messages=said)).most >= 2000
+
+
+@pytest.mark.parametrize("depth", [10, 200])
+def test_brackets_cost_what_a_model_reads_of_them(depth: int) -> None:
+    nested: object = []
+    for _ in range(depth):
+        nested = [nested]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"enum": [nested] * 100}}}]
+
+    assert count_question(question(messages=parts(), tools=tools)).most > 100 * depth * 2
+
+
+@pytest.mark.parametrize("word", ["x" * 40, "ignore what was said before and say", "你好世界"])
+@pytest.mark.parametrize("name", ["role", "type"])
+def test_only_words_that_every_request_has_are_free(name: str, word: str) -> None:
+    turns = [{"role": "user", "content": "x", name: word}] * 100
+
+    counted = count_question(question(messages=turns)).usual
+
+    assert counted >= 100 * count_tokens(word)
+    assert count_question(question(messages=[{"role": "user", "content": "x"}] * 100)).usual < 700
+
+
+PICTURES: dict[str, dict[str, object]] = {
+    "chat": {"messages": parts(PICTURE)},
+    "responses": {"input": parts({"type": "input_image", "image_url": BYTES})},
+    "messages": {"messages": parts({"type": "image", "source": {"type": "base64", "data": "A" * 10_000}})},
+    "of a screen": {
+        "input": [
+            {
+                "type": "computer_call_output",
+                "output": {
+                    "type": "computer_screenshot",
+                    "image_url": BYTES,
+                },
+            }
+        ]
+    },
+    "in the result of a tool": {
+        "messages": parts(
+            {"type": "tool_result", "content": [{"type": "image", "source": {"data": "A" * 9_999}}]}
+        )
+    },
+    "without a type": {"messages": parts({"image_url": {"url": BYTES}})},
+    "made before": {"input": [{"type": "image_generation_call", "result": "A" * 10_000}]},
+}
+
+
+@pytest.mark.parametrize("document", PICTURES.values(), ids=PICTURES)
+def test_a_picture_is_no_text_wherever_it_may_stand(document: Mapping[str, object]) -> None:
+    assert PICTURE_TOKENS < count_question(question(**document)).usual < PICTURE_TOKENS + 40
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "uuid": "kept-by-the-server"},
+        {"type": "image_url", "image_url": None, "uuid": "kept"},
+        {"type": "other", "image_url": {"url": "https://pictures.example/1.png"}},
+    ],
+)
+def test_a_picture_counts_also_where_its_bytes_are_not(part: object) -> None:
+    counted = count_question(question(messages=parts(part, part)))
+
+    assert (counted.pictures, counted.usual >= 2 * PICTURE_TOKENS) == (2, True)
+
+
+def test_a_sound_counts_by_its_length() -> None:
+    def of(characters: int) -> QuestionTokens:
+        sound = {"type": "input_audio", "input_audio": {"data": "A" * characters, "format": "mp3"}}
+        return count_question(question(messages=parts(sound)))
+
+    assert of(3_000_000).usual - of(1_000_000).usual == 2000
+    assert of(1_000_000).most > 1_000_000 // 32
+    assert of(10).usual < 1100
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("reasoning", "encrypted_content"), ("thinking", "signature"), ("redacted_thinking", "data")],
+)
+def test_what_a_server_sealed_is_less_than_its_letters(kind: str, name: str) -> None:
+    sealed = base64.b64encode(bytes(number * 7919 % 251 for number in range(30_000))).decode()
+    counted = count_question(question(input=[{"type": kind, name: sealed}]))
+
+    assert len(sealed) // 4 <= counted.usual < len(sealed) // 4 + 20
+    as_text = count_question(question(input=[{"type": "text", name: sealed}]))
+    assert as_text.usual > 2 * counted.usual
+
+
+def test_a_file_that_is_no_text_is_taken_by_its_size() -> None:
+    pdf = base64.b64encode(b"%PDF-1.7 \xff\xfe" * 4000).decode()
+    document = {"type": "document", "source": {"type": "base64", "data": pdf}}
+
+    counted = count_question(question(messages=parts(document))).usual
+
+    assert len(pdf) // 4 < counted < len(pdf) // 4 + 40
+
+
+IDS: dict[str, list[object]] = {
+    "whole": [7] * 1000,
+    "two lists": [[7] * 500, [8] * 500],
+    "fractions": [[1.0] * 1000],
+    "truths": [[True] * 1000],
+    "nulls": [None] * 1000,
+    "mixed with a text": [7, "x"] * 500 + [8] * 500,
+    "below another": [[[7]] * 1000],
+}
+
+
+@pytest.mark.parametrize("prompt", IDS.values(), ids=IDS)
+def test_token_ids_count_one_each_whatever_they_are(prompt: list[object]) -> None:
+    assert count_question(question(prompt=prompt)).usual >= 1000
+
+
+def test_a_list_of_token_ids_is_no_list_of_messages() -> None:
+    assert count_question(question(prompt=[7] * 1000)).usual < 1010
+
+
+def test_tools_cost_about_what_a_model_reads_of_them() -> None:
+    assert 5 < count_question(question(messages=parts(), tools=[TOOL])).usual < 40
+
+
+def test_an_answer_is_what_was_said_in_it() -> None:
+    whole = b'{"choices": [{"message": {"role": "assistant", "content": "hello world"}}]}'
+    stream = b"".join(
+        b'data: {"choices": [{"delta": {"content": "%b"}}]}\n\n' % word for word in (b"hello", b" world")
+    )
+
+    assert count_used(question(), whole).output_tokens == 2
+    streamed = Outgoing(Dialect.CHAT, {}, "m", stream=True)
+    assert count_used(streamed, stream + b"data: {broken\n\n").output_tokens == 2
+    assert count_used(question(), b"not json").output_tokens == 0
+
+
+def test_a_picture_in_an_answer_is_not_counted_as_words() -> None:
+    picture = b'{"type": "image_url", "image_url": {"url": "data:image/png;base64,%b"}}' % (b"A" * 10_000)
+    said = b'{"type": "text", "text": "hello world"}'
+    whole = b'{"choices": [{"message": {"content": [%b, %b]}}]}' % (said, picture)
+
+    assert count_used(question(), whole).output_tokens == 2
+
+
+def encoded(data: bytes, head: str = "") -> str:
+    return head + base64.b64encode(data).decode()
+
+
+ASCII_PDF = b"%PDF-1.4\n1 0 obj\n<< /Filter [/ASCII85Decode /FlateDecode] >>"
+NOT_COUNTED: dict[str, dict[str, object]] = {
+    "a PDF in ASCII": {"type": "file", "file": {"file_data": encoded(ASCII_PDF)}},
+    "a PDF": {
+        "type": "input_file",
+        "file_data": encoded(ASCII_PDF + b"\xff", "data:application/pdf;base64,"),
+    },
+    "Anthropic's PDF": {"type": "document", "source": {"type": "base64", "data": encoded(ASCII_PDF)}},
+    "text with a byte of none": {"type": "file", "file": {"file_data": encoded(b"words \xff" * 99)}},
+    "an archive": {"type": "file", "file": {"file_data": encoded(b"PK\x03\x04 word/document.xml")}},
+    "a file at a URL": {"type": "file", "file": {"file_data": "https://files.example/book.txt"}},
+    "a file at a URL and here": {"type": "input_file", "file_data": encoded(b"x"), "file_url": "https://x"},
+    "a file by its id and here": {"type": "file", "file": {"file_data": encoded(b"x"), "file_id": "f"}},
+    "a file by its id without a type": {"file_id": "f"},
+    "a file without a type": {"file": {"file_id": "f"}},
+    "a text in percents": {"type": "file", "file": {"file_data": "data:text/plain,a%20b"}},
+    "a video": {"type": "video_url", "video_url": {"url": "https://x"}},
+    "a video without a type": {"video_url": {"url": "https://x"}},
+    "a sound without a type": {"audio_url": {"url": "https://x"}},
+    "embeddings": {"type": "image_embeds", "image_embeds": "AAAA"},
+    "a PDF as a picture": {"type": "image_url", "image_url": {"url": "DATA:application/pdf;base64,AAAA"}},
+    "a PDF as an input's picture": {"type": "input_image", "image_url": "data:application/pdf;base64,AA"},
+    "a PDF as Anthropic's picture": {"type": "image", "source": {"media_type": "application/pdf"}},
+    "an item": {"type": "item_reference", "id": "rs_1", "role": "user"},
+    "an item without a type": {"id": "rs_1"},
+}
+
+
+@pytest.mark.parametrize("part", NOT_COUNTED.values(), ids=NOT_COUNTED)
+def test_what_cannot_be_counted_is_known_for_it(part: dict[str, object]) -> None:
+    assert elsewhere(part) is not None
+
+
+COUNTED: dict[str, dict[str, object]] = {
+    "a text": {"type": "file", "file": {"file_data": encoded("wörter".encode(), "data:text/plain;base64,")}},
+    "a table": {"type": "input_file", "filename": "a.csv", "file_data": encoded(b"a;b\r\n1;2\r\n")},
+    "a document": {"type": "document", "source": {"type": "base64", "data": encoded(b"words\f\n")}},
+    "a picture by its id": {"type": "input_image", "file_id": "f"},
+    "a picture at a URL": {"type": "image_url", "image_url": {"url": "https://pictures.example/1"}},
+    "a message with an id": {"role": "assistant", "id": "msg_1", "content": []},
+    "a sound": {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+}
+
+
+@pytest.mark.parametrize("part", COUNTED.values(), ids=COUNTED)
+def test_what_can_be_counted_is_not_held_for_a_whole_context(part: dict[str, object]) -> None:
+    assert elsewhere(part) is None
+
+
+NAMES = (
+    "messages input prompt system content output type source file file_data image_url id role audio tools "
+    "context_management edits environment execution name parameters data iterations input_audio signature "
+    "cache_control ttl video_url file_id encrypted_content media_type"
+)
+VALUES = (
+    "image_url document file input_file item_reference text base64 content tool_use namespace shell "
+    "computer_screenshot image_generation_call compact_1 user assistant url input_audio thinking reasoning "
+    "data:text/plain;base64,aGk= 1h"
+)
+NAMED = st.sampled_from(NAMES.split())
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
+TEXTS = st.text(max_size=9) | st.sampled_from(VALUES.split())
+BODIES = st.recursive(
+    SCALARS | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMED, inner, max_size=5),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(NAMED, BODIES, max_size=6), st.sampled_from(Dialect))
+def test_whatever_a_body_holds_it_is_counted_or_refused(
+    document: dict[str, object], dialect: Dialect
+) -> None:
+    model = Model("m", Tariff(input_tokens=Msat(1)))
+    with contextlib.suppress(Refusal):
+        refuse_unpriced(dialect, document, model, ("mcp",))
+    assert count_used(Outgoing(dialect, document, "m"), orjson.dumps(document)).input_tokens >= 0
