@@ -215,6 +215,8 @@ def test_usage_that_makes_no_sense_counts_as_none(usage: object) -> None:
         b'{"choices": [{"message": {"content": 5}}]}',
         b'{"choices": [{"message": {"content": "\\ud800"}}]}',
         b'{"error": {"message": "broken"}}',
+        b'{"choices": [{"message": {"content": "half"}, "error": {"code": 502}}]}',
+        b'{"choices": [{"message": {"content": "half"}, "finish_reason": "error"}]}',
         b"[" * 5000,
         COMPLETION[:-1],
         COMPLETION + b"x",

@@ -232,6 +232,33 @@ def test_an_answer_is_what_was_said_in_it() -> None:
     assert count_used(question(), b"not json").output_tokens == 0
 
 
+SAID = "hello world"
+CODE = "A" * 999
+THOUGHT = {"type": "reasoning.text", "text": SAID, "format": "anthropic-v1", "signature": CODE}
+CALL = {"id": "call_1", "function": {"name": "hello", "arguments": " world"}}
+
+
+def chunk_of(**delta: object) -> dict[str, object]:
+    return {"choices": [{"index": 0, "delta": delta}]}
+
+
+ANSWERS: dict[str, object] = {
+    "reasoning twice": chunk_of(reasoning=SAID, reasoning_content=SAID),
+    "reasoning and its details": chunk_of(reasoning=SAID, reasoning_details=[THOUGHT]),
+    "details alone": chunk_of(reasoning_details=[THOUGHT]),
+    "spoken": {"choices": [{"message": {"audio": {"id": "a", "data": CODE, "transcript": SAID}}}]},
+    "a tool's": {"choices": [{"message": {"tool_calls": [CALL]}}]},
+    "Anthropic's": {"content": [{"type": "thinking", "thinking": SAID, "signature": CODE}]},
+    "of responses": {"output": [{"id": CODE, "content": [{"type": "output_text", "text": SAID}]}]},
+    "a custom tool's": {"output": [{"type": "custom_tool_call", "id": CODE, "input": SAID}]},
+}
+
+
+@pytest.mark.parametrize("document", ANSWERS.values(), ids=ANSWERS)
+def test_what_was_said_counts_once_and_nothing_else_does(document: object) -> None:
+    assert count_used(question(), orjson.dumps(document)).output_tokens == 2
+
+
 def test_a_picture_in_an_answer_is_not_counted_as_words() -> None:
     picture = b'{"type": "image_url", "image_url": {"url": "data:image/png;base64,%b"}}' % (b"A" * 10_000)
     said = b'{"type": "text", "text": "hello world"}'

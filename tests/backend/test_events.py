@@ -1,6 +1,7 @@
 """Streams as servers write them: what goes on, what is held back, what was used, and where they end."""
 
 import json
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -146,6 +147,8 @@ def test_thoughts_that_nobody_is_shown_do_not_begin_an_answer() -> None:
 FAILURES = {
     "OpenAI's": (Dialect.CHAT, {"error": {"message": "no"}}),
     "an older vLLM's": (Dialect.CHAT, {"object": "error", "message": "no", "code": 400}),
+    "OpenRouter's": (Dialect.CHAT, {"choices": [{"delta": {}, "error": {"code": 502}}]}),
+    "OpenRouter's by its reason": (Dialect.CHAT, {"choices": [{"delta": {}, "finish_reason": "error"}]}),
     "of responses": (Dialect.RESPONSES, {"type": "response.failed", "response": {}}),
     "of responses, as an event": (Dialect.RESPONSES, {"type": "error", "message": "no"}),
     "Anthropic's": (Dialect.MESSAGES, {"type": "error", "error": {"type": "overloaded_error"}}),
@@ -319,9 +322,100 @@ def test_an_event_of_many_lines_is_read_as_one() -> None:
     assert found.document == {"a": 1}
 
 
-def test_an_event_without_an_end_is_bounded() -> None:
-    with pytest.raises(UpstreamError, match="too large"):
-        fed(b"data: " + b"x" * 2_000_000, size=100_000)
+def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:
+    large = event(chunk({"content": "x" * 2_000_000}), end="\r\n\r\n", kind="message")
+    started = time.perf_counter()
+    meter, passed = fed(large + LAST + DONE, size=1400)
+
+    assert time.perf_counter() - started < 1
+    assert passed == large + LAST
+    assert meter.ended
+
+
+def test_thousands_of_usages_cost_no_more_than_their_size() -> None:
+    meter = EventMeter(Dialect.MESSAGES)
+    usages = b"".join(
+        event({"type": "message_delta", "usage": {f"name{number}": 1}}) for number in range(40_000)
+    )
+    started = time.perf_counter()
+    meter.feed(usages)
+
+    assert time.perf_counter() - started < 2
+    assert meter.held_back == usages
+
+
+BETWEEN: list[tuple[Dialect, bytes, bytes]] = [
+    (Dialect.CHAT, COUNTED, b": ping\n\n" * 3),
+    (Dialect.MESSAGES, event({"type": "message_delta", "usage": {"output_tokens": 4}}), b": ping\n\n"),
+    (
+        Dialect.MESSAGES,
+        event({"type": "message_delta", "usage": {"output_tokens": 4}}),
+        event({"type": "content_block_stop", "index": 0}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("dialect", "usage", "between"), BETWEEN)
+@pytest.mark.parametrize("are_together", [True, False])
+def test_what_stands_between_the_usage_and_the_end_hides_nothing(
+    dialect: Dialect, usage: bytes, between: bytes, *, are_together: bool
+) -> None:
+    begin = event({"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}})
+    word = event({"type": "content_block_delta", "delta": {"text": "x"}})
+    head, end = (TOKEN * 50, LAST), DONE
+    if dialect is Dialect.MESSAGES:
+        head, end = (begin, word * 50), event({"type": "message_stop"})
+    blocks = [b"".join(head), usage, between, end]
+    meter = EventMeter(dialect)
+    passed = b"".join(meter.feed(block) for block in ([b"".join(blocks)] if are_together else blocks))
+
+    assert meter.ended
+    assert meter.usage is not None
+    assert meter.usage.used == Used(9, output_tokens=4)
+    assert usage not in passed
+
+
+def test_the_end_of_one_of_two_choices_is_not_the_end() -> None:
+    def of(index: int, finish: str | None = None) -> bytes:
+        return event({"choices": [{"index": index, "delta": {"content": "x"}, "finish_reason": finish}]})
+
+    meter = EventMeter(Dialect.CHAT, choices=2)
+    meter.feed(of(0) + of(1) + of(0, "stop") + of(1))
+    with pytest.raises(UpstreamError):
+        meter.finish()
+    whole = EventMeter(Dialect.CHAT, choices=2)
+    whole.feed(of(0, "stop") + of(1, "length"))
+    whole.finish()
+
+    assert whole.ended
+
+
+def test_a_start_without_the_answers_tokens_tells_the_questions() -> None:
+    meter = EventMeter(Dialect.MESSAGES)
+    meter.feed(event({"type": "message_start", "message": {"usage": {"input_tokens": 10}}}))
+    meter.feed(event({"type": "message_delta", "usage": {"output_tokens": 500}}))
+
+    assert meter.usage is not None
+    assert meter.usage.used == Used(10, output_tokens=500)
+
+
+@pytest.mark.parametrize(
+    ("answered", "total", "thought", "counted"),
+    [(9, 2041, 2000, 2009), (2009, 2041, 2000, 2009), (9, 3000, 2000, 9), (9, 41, None, 9)],
+)
+def test_thoughts_that_are_counted_beside_the_answer_are_a_part_of_it(
+    answered: int, total: int, thought: int | None, counted: int
+) -> None:
+    told = {
+        "prompt_tokens": 32,
+        "completion_tokens": answered,
+        "total_tokens": total,
+        "completion_tokens_details": {"reasoning_tokens": thought},
+    }
+    found = usage_in(Dialect.CHAT, {"usage": told})
+
+    assert found is not None
+    assert found.used.output_tokens == counted
 
 
 @given(st.binary(max_size=400))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from arkgate.backend.events import usage_in
+from arkgate.backend.events import tells_failure, usage_in
 from arkgate.core.errors import BackendRejected, NotSupported, Refusal, UpstreamError
 from arkgate.ports import Completion, Dialect, Usage
 
@@ -44,7 +44,7 @@ class ModelNames:
 def read_whole(body: bytes, dialect: Dialect, names: ModelNames) -> tuple[bytes, Usage | None]:
     """A 2xx answer as it may go on, and what it says was used. Raises UpstreamError when it says nothing."""
     answer = load(body)
-    if answer.get("error"):
+    if tells_failure(answer):
         raise UpstreamError("The backend answered with an error; nothing was charged.")
     if not _says_something(answer, dialect):
         raise UpstreamError("The backend's answer is empty; nothing was charged.")

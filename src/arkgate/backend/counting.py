@@ -54,6 +54,14 @@ _WORDS = frozenset(
 """What stands under `role` and `type` everywhere, and costs a model next to nothing."""
 
 
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details")
+_SPOKEN = (
+    *("content", "output", "text", "refusal", "summary", "thinking", "partial_json", "transcript", "audio"),
+    *("tool_calls", "function_call", "function", "name", "arguments"),
+)
+"""Fields of an answer and its parts that hold what the model wrote, or parts of it."""
+
+
 def count_used(outgoing: Outgoing, answer: bytes) -> Used:
     """What a call used as far as its texts tell."""
     if outgoing.dialect is Dialect.RAW:
@@ -174,7 +182,10 @@ class _Tally:
 
 
 def _spoken(value: object) -> Iterator[str]:
-    """Every text of an answer's part: the model wrote it, but not the names of its fields, nor a picture."""
+    """Every text of an answer's part that the model wrote: neither names of fields, nor pictures, nor seals.
+
+    Some servers write what the model thought two and three times, under several names: it counts once.
+    """
     stack = [value]
     while stack:
         top = stack.pop()
@@ -183,8 +194,11 @@ def _spoken(value: object) -> Iterator[str]:
         elif isinstance(top, list):
             stack += reversed(top)
         elif isinstance(top, dict):
-            skipped = ("role", "type", *(picture_in(top) or ()))
-            stack += [entry for name, entry in reversed(top.items()) if name not in skipped]
+            asked = top.get("input")  # of a tool
+            if asked is not None:
+                yield asked if isinstance(asked, str) else orjson.dumps(asked).decode()
+            thought = next((top[name] for name in _THOUGHTS if top.get(name)), None)
+            stack += [thought, *(top[name] for name in _SPOKEN if name in top)]
 
 
 def _answer_tokens(answer: bytes, *, stream: bool) -> int:
@@ -215,7 +229,7 @@ def _said(document: Mapping[str, object]) -> list[str]:
         return [text for part in parts for text in _spoken(part)]
     delta = document.get("delta")
     if isinstance(delta, str):  # responses
-        return [delta]
+        return [] if str(document.get("type")).endswith("audio.delta") else [delta]
     if isinstance(delta, dict):  # messages
         found = [delta.get(name) for name in ("text", "partial_json", "thinking")]
         return [text for text in found if isinstance(text, str)]

@@ -18,8 +18,10 @@ from arkgate.core.errors import UpstreamError
 from arkgate.core.pricing import Used
 from arkgate.ports import Dialect, Usage
 
-EVENT_BYTES_MAX = 1024 * 1024
 USAGE_DEPTH_MAX = 8
+USAGE_NAMES_MAX = 100
+LOOKED_BACK = 8
+"""How many events that tell nothing may stand between those that tell of usage and the end."""
 TOKENS_MAX = 2**40
 """More of them than any call has: whoever says so is not believed."""
 DONE = b"[DONE]"
@@ -68,17 +70,28 @@ def _event(raw: bytes) -> Event:
 class EventMeter:
     """Follows one stream of one dialect."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, *, choices: int = 1) -> None:
+        """`choices` is how many answers were asked for. The transport bounds how large an event may be."""
         self.begun = False
         self.ended = False
         self.usage: Usage | None = None
-        self.held_back = b""
         self.only_kept_open = False
         """Whether what came last says nothing: comments, and Anthropic's pings."""
         self._dialect = dialect
-        self._rest = b""
-        self._is_finished = False
-        """Whether the last choice said why it ended: such a stream is whole also without its [DONE]."""
+        self._choices = choices
+        self._rest: list[bytes] = []
+        """The event that is not whole yet."""
+        self._tail = b""
+        """Its last bytes, in which its end may have begun."""
+        self._held_back: list[bytes] = []
+        self._told_usage: dict[str, object] = {}
+        self._finished: set[object] = set()
+        """The choices that said why they ended: with all of them it is whole also without its [DONE]."""
+
+    @property
+    def held_back(self) -> bytes:
+        """The last events: what tells of usage and of the end."""
+        return b"".join(self._held_back)
 
     def feed(self, data: bytes) -> bytes:
         """What of the stream may go on to the reader now. Raises UpstreamError for a failure told in it."""
@@ -87,17 +100,16 @@ class EventMeter:
         if self._dialect is Dialect.RAW:
             self.begun = True
             return data
-        buffer = self._rest + data if self._rest else data
-        end = _last_boundary(buffer)
-        if end < len(buffer):
-            self._rest = buffer[end:]
-            if len(self._rest) > EVENT_BYTES_MAX:
-                raise UpstreamError("The backend sent an event that is too large; nothing was charged.")
-            block = buffer[:end]
-        else:
-            self._rest, block = b"", buffer
-        if not block:
+        end = _last_boundary(self._tail + data) - len(self._tail)
+        if end <= 0:
+            self._rest.append(data)
+            self._tail = (self._tail + data)[-3:]
             return b""
+        block = data if end == len(data) else data[:end]
+        if self._rest:
+            block = b"".join([*self._rest, block])
+        self._tail = data[end:][-3:]
+        self._rest = [data[end:]] if self._tail else []
         self.only_kept_open = _says_nothing(self._dialect, block)
         return self._looked_through(block)
 
@@ -129,11 +141,11 @@ class EventMeter:
 
     def _last(self) -> bytes:
         passed = b""
-        if self._rest.strip():  # the last empty line is missing, as some servers leave it out
-            rest, self._rest = self._rest, b""
+        rest, self._rest = b"".join(self._rest), []
+        if rest.strip():  # the last empty line is missing, as some servers leave it out
             for event in events_in(rest + b"\n\n"):
                 passed += self._pass(event)
-        if self._is_finished:
+        if len(self._finished) >= self._choices:
             self._end()
         if not self.ended:
             raise UpstreamError(_BROKE_OFF)
@@ -160,18 +172,20 @@ class EventMeter:
 
     def _of_choices(self, event: Event) -> bytes:
         document = event.document
-        _refuse_failure(document)
+        if tells_failure(document):
+            raise UpstreamError("The backend's stream tells of a failure; nothing was charged.")
         choices = document.get("choices")
         found = usage_in(Dialect.CHAT, document)
         if found is not None:
             self.usage = found
             if not choices:  # the chunk of the usage alone: who asked for it gets it with the cost
-                self.held_back += event.raw
+                self._held_back.append(event.raw)
                 return b""
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict):
                 self.begun = self.begun or _says_something(choice)
-                self._is_finished = self._is_finished or isinstance(choice.get("finish_reason"), str)
+                if isinstance(choice.get("finish_reason"), str):
+                    self._finished.add(choice.get("index") if isinstance(choice.get("index"), int) else 0)
         return event.raw
 
     def _of_responses(self, event: Event) -> bytes:
@@ -185,7 +199,7 @@ class EventMeter:
                 self.usage = usage_in(Dialect.RESPONSES, response)
                 self.begun = self.begun or bool(response.get("output"))
             self._end()
-            self.held_back += event.raw
+            self._held_back.append(event.raw)
             return b""
         return event.raw
 
@@ -194,29 +208,31 @@ class EventMeter:
         if kind == "error":
             raise UpstreamError("The backend's stream tells of a failure; nothing was charged.")
         if kind == "message_start":
-            message = event.document.get("message")
-            self.usage = usage_in(Dialect.MESSAGES, message) if isinstance(message, dict) else None
+            self._add_usage(event.document.get("message"))
         elif kind == "content_block_start":
             self.begun = self.begun or _holds_something(event.document.get("content_block"))
         elif kind == "content_block_delta":
             self.begun = True
         elif kind == "message_delta":
             self._add_usage(event.document)
-            self.held_back += event.raw
+            self._held_back.append(event.raw)
             return b""
         elif kind == "message_stop":
             self._end()
-            self.held_back += event.raw
+            self._held_back.append(event.raw)
             return b""
         return event.raw
 
-    def _add_usage(self, document: Mapping[str, object]) -> None:
+    def _add_usage(self, document: object) -> None:
         """Anthropic tells the question's tokens at the start and the answer's at the end."""
-        earlier = dict(self.usage.document) if self.usage is not None else {}
+        told = document.get("usage") if isinstance(document, dict) else None
+        if not isinstance(told, dict):
+            return
+        earlier = dict(self._told_usage)
         earlier.pop("iterations", None)  # they belong to the sums that they came with
-        told = document.get("usage")
-        if isinstance(told, dict):
-            merged = {**earlier, **{name: value for name, value in told.items() if value is not None}}
+        merged = {**earlier, **{name: value for name, value in told.items() if value is not None}}
+        if len(merged) <= USAGE_NAMES_MAX:
+            self._told_usage = merged
             self.usage = usage_in(Dialect.MESSAGES, {"usage": merged})
 
 
@@ -250,11 +266,19 @@ def _used(told: Mapping[str, object]) -> Used | None:
         if question is None or answer is not None or total is None:
             return None
         answer = max(0, total - question)  # embeddings have no answer's tokens
+    total, thought = _count(told, "total_tokens"), _thought_tokens(told)
+    if thought and total == question + answer + thought:
+        answer += thought  # xAI counts them beside the answer's, others among them
     details = told.get("prompt_tokens_details") or told.get("input_tokens_details")
     told_details = details if isinstance(details, dict) else {}
     cached = min(_count(told_details, "cached_tokens") or 0, question)
     written = min(_count(told_details, "cache_write_tokens") or 0, question - cached)  # OpenRouter's
     return Used(question, cached, written, answer)
+
+
+def _thought_tokens(told: Mapping[str, object]) -> int:
+    details = told.get("completion_tokens_details") or told.get("output_tokens_details")
+    return (_count(details, "reasoning_tokens") or 0) if isinstance(details, dict) else 0
 
 
 def _used_by_anthropic(told: Mapping[str, object]) -> Used | None:
@@ -327,9 +351,15 @@ def _holds_something(block: object) -> bool:
     return isinstance(block, dict) and any(value for name, value in block.items() if name != "type")
 
 
-def _refuse_failure(document: Mapping[str, object]) -> None:
+def tells_failure(document: Mapping[str, object]) -> bool:
+    """Whether a chat's answer, or a chunk of it, tells of a failure: as a whole, or in one of its choices."""
     if document.get("error") or document.get("object") == "error":  # the second is an older vLLM's
-        raise UpstreamError("The backend's stream tells of a failure; nothing was charged.")
+        return True
+    choices = document.get("choices")
+    return any(
+        isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason") == "error")
+        for choice in (choices if isinstance(choices, list) else ())
+    )  # OpenRouter's
 
 
 def _last_boundary(buffer: bytes) -> int:
@@ -354,18 +384,21 @@ _ENDS = {Dialect.RESPONSES: b"response.completed", Dialect.MESSAGES: b"message_s
 def _first_mark(dialect: Dialect, block: bytes, start: int) -> int:
     """Where the first event begins that must be read; the block's end where there is none.
 
-    Usage is told last, so the events are looked at from the last one back, as long as they tell something:
-    looking through all of a stream for every word costs more than everything else that is done
+    Usage is told last, so the events are looked at from the last one back, as long as some of them tell
+    something: looking through all of a stream for every word costs more than everything else that is done
     with it. A usage that is told in the middle is superseded, or counts as not told.
     """
     if b"\r" in block:
         return start  # written with other line ends than all servers that we know: all of it is read
-    mark = len(block)
-    while mark > start:
-        begin = _begin(block, start, mark - 2)
-        if not _is_remarkable(dialect, block[begin:mark]):
-            break
-        mark = begin
+    mark = place = len(block)
+    silent = 0
+    while place > start and silent < LOOKED_BACK:
+        begin = _begin(block, start, place - 2)
+        if _is_remarkable(dialect, block[begin:place]):
+            mark, silent = begin, 0
+        else:
+            silent += 1
+        place = begin
     for words in (_FAILURE, _ENDS.get(dialect, DONE)):
         place = block.find(words, start, mark)
         if place >= 0:

@@ -56,7 +56,7 @@ class Stream:
         self.headers: Sequence[tuple[bytes, bytes]] = exchange.headers
         self.sent_at, self.ends_at = exchange.sent_at, exchange.ends_at
         self._exchange = exchange
-        self._meter = EventMeter(outgoing.dialect)
+        self._meter = EventMeter(outgoing.dialect, choices=_choices(outgoing))
         self._names = names
 
     @property
@@ -95,6 +95,11 @@ class Stream:
             last = meter.finish()
         if last:
             yield names.mapped(last)
+
+
+def _choices(outgoing: Outgoing) -> int:
+    number = (outgoing.document or {}).get("n")
+    return number if type(number) is int else 1
 
 
 def _check(exchange: Exchange) -> None:
