@@ -155,5 +155,7 @@ def refusal_of(error: httpx.TransportError) -> Refusal:
     if isinstance(error, httpx.TimeoutException):
         return UpstreamTimeout("The backend did not answer in time; nothing was charged.")
     if isinstance(error, AnswerTooLarge):
-        return UpstreamError("The backend answered too much; nothing was charged.")
+        refusal = UpstreamError("The backend answered too much; nothing was charged.")
+        refusal.is_too_large = True
+        return refusal
     return UpstreamError("The backend broke off or could not be reached; nothing was charged.")

@@ -266,6 +266,8 @@ class UpstreamError(Refusal):
     """The backend took the call and failed; the hold is released."""
 
     code = "upstream_error"
+    is_too_large = False
+    """Whether the answer had more bytes than may be handed on."""
 
 
 class UpstreamTimeout(Refusal):

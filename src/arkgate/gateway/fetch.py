@@ -14,7 +14,7 @@ from typing import Self
 
 import structlog
 
-from arkgate.core.errors import InternalError, Refusal, UpstreamTimeout
+from arkgate.core.errors import InternalError, Refusal, UpstreamError, UpstreamTimeout
 from arkgate.gateway.order import Head
 from arkgate.ports import Backend, Dialect, Incoming, Outgoing, Usage
 
@@ -27,6 +27,8 @@ LOOK_SECONDS = 1.0
 """How often a fetch that waits looks whether its time is over."""
 STALL_SECONDS = 5.0
 """A backend that has said nothing for so long is what an answer waits for, however slow its readers were."""
+PIECE_BYTES_MAX = 256 * 1024
+"""What a reader is handed at once: what its connection holds of it is memory of its own."""
 KEPT_BYTES = 1024 * 1024
 """How much of a RAW answer is kept for whoever asks again."""
 
@@ -100,8 +102,6 @@ class Fetch:
         self.held_back = b""
         self.failure: Refusal | None = None
         self.is_complete = False
-        self.was_held_up = False
-        """Whether it ran out of its whole time because it had to wait for its readers."""
         self.milliseconds = 0
         """How long the backend worked on it."""
         self.forgotten = 0
@@ -217,14 +217,24 @@ class Fetch:
             self.is_complete = True
 
     def _fail(self, refusal: Refusal) -> None:
-        """Only a time that ran out as a whole can be its reader's doing: what breaks off or stalls is not."""
+        """Notes whose doing it is: the backend's, or that of followers for whom it had to wait.
+
+        Theirs is a time that ran out as a whole, and of a RAW answer, for which a backend waits as long as it
+        likes, that it broke off. What stalls is the backend's doing, however slow its readers were before.
+        """
         self.failure = refusal
         now = self._loop.time()
-        ran_out = now >= self._ends_at - LOOK_SECONDS
-        is_stalled = now - self._asked_at > min(STALL_SECONDS, self._patience_seconds)
-        was_slowed = self._waited_seconds > self._patience_seconds
-        is_readers_doing = self._is_held_up or (was_slowed and not is_stalled)
-        self.was_held_up = ran_out and is_readers_doing and isinstance(refusal, UpstreamTimeout)
+        short = min(STALL_SECONDS, self._patience_seconds)
+        if now - self._asked_at > short and not self._is_held_up:
+            return
+        ran_out = isinstance(refusal, UpstreamTimeout) and now >= self._ends_at - LOOK_SECONDS
+        broke_off = isinstance(refusal, UpstreamError) and not refusal.is_too_large
+        if ran_out or (broke_off and self._is_raw):
+            patience = short if self._is_raw else self._patience_seconds
+            if ran_out and self._is_held_up:
+                patience = 0.0
+            for follower in self._followers:
+                follower.notice_failure(now, patience)
 
     def when_done(self, heard: Callable[[], None]) -> None:
         """Calls back once, at the end of the run."""
@@ -247,6 +257,16 @@ class Fetch:
             left = None if until is None else until - loop.time()
             if (left is not None and left <= 0) or not await self.turned.wait(left):
                 return
+
+    def parts_from(self, number: int) -> list[bytes]:
+        """What came from that part on, as much as a reader is handed at once; at least one part."""
+        parts = self.parts[number - self.forgotten :]
+        size = 0
+        for count, part in enumerate(parts, 1):
+            size += len(part)
+            if size >= PIECE_BYTES_MAX:
+                return parts[:count]
+        return parts
 
     # What followers tell.
 
@@ -307,12 +327,23 @@ class Fetch:
         self._is_held_up = True
         try:
             while self._is_far_ahead() and (self._is_raw or self._loop.time() - began <= patience):
-                if not await self._moved.wait(LOOK_SECONDS):
+                if not await self._moved_on():
                     incoming.check()
         finally:
             self._asked_at = self._loop.time()
             self._waited_seconds += self._asked_at - began
         self._is_held_up = False
+
+    async def _moved_on(self) -> bool:
+        """Waits for a reader; whoever reads is so long in the way, because the fastest is too slow, too."""
+        began = self._loop.time()
+        slow = [one for one in self._followers if one.is_reading]
+        try:
+            return await self._moved.wait(LOOK_SECONDS)
+        finally:
+            now = self._loop.time()
+            for follower in slow:
+                follower.add_held_up(now - began, now)
 
 
 class Follower:
@@ -325,6 +356,9 @@ class Follower:
         """Whether a first token was handed to the reader's connection."""
         self.is_reading = False
         self.position_bytes = 0
+        self.has_held_up = False
+        """Whether the answer failed because the backend had to wait for this reader."""
+        self._held_up_seconds = self._held_up_until = 0.0
         self._closing: bytes | None = None
         self._is_broken = False
 
@@ -343,6 +377,16 @@ class Follower:
             self.is_reading = False
             self.fetch.left()
             self.fetch.came.ring()
+
+    def add_held_up(self, seconds: float, now: float) -> None:
+        """The backend had to wait for this reader for so long, until now in the loop's time."""
+        self._held_up_seconds += seconds
+        self._held_up_until = now
+
+    def notice_failure(self, now: float, patience: float) -> None:
+        """The answer failed, maybe because of this reader: not where the backend has had as long since."""
+        held_up, since = self._held_up_seconds, now - self._held_up_until
+        self.has_held_up = held_up > patience and since < held_up
 
     def close(self, closing: bytes, *, broken: bool = False) -> None:
         """The last bytes for the reader; `broken` where they are not the end of a good answer."""
@@ -364,7 +408,7 @@ class Follower:
         self.is_reading = True
         while not self.has_left:
             if number < fetch.forgotten + len(fetch.parts):
-                parts = fetch.parts[number - fetch.forgotten :]
+                parts = fetch.parts_from(number)
                 number += len(parts)
                 piece = parts[0] if len(parts) == 1 else b"".join(parts)
                 self.was_given = self.was_given or fetch.begun

@@ -71,6 +71,8 @@ class Order:
     is_data: bool = False
     """Whether a buffered answer is ArkAPI's `data` object alone."""
     cache: CacheWish | None = None
+    answer_tokens: int | None = None
+    """How many tokens its answers may have together; None where nobody knows."""
     response_headers: frozenset[bytes] = frozenset()
     """Lower-case names of the backend's headers that may go on to the caller."""
 

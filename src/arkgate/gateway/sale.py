@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from arkgate.core.errors import Draining, InternalError, Refusal, StoreUnavailable, UpstreamTimeout
+from arkgate.core.errors import (
+    Draining,
+    InternalError,
+    Refusal,
+    StoreUnavailable,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from arkgate.core.ledger import (
     Answer,
     ReleaseOutcome,
@@ -184,12 +191,27 @@ class Sale:
             if fetch.failure is None and (fetch.is_stream or fetch.head is None):
                 self._hand_over(follower)
         await follower.resolved()
-        # Who left, or read so slowly that the backend's time ran out, has had what it was given.
-        is_readers_doing = follower.was_given and (follower.has_left or fetch.was_held_up)
-        if fetch.failure is not None and not is_readers_doing:
+        if fetch.failure is not None and not await self._is_callers_doing(follower):
             raise fetch.failure
         if follower.has_left and not follower.was_given:
             raise Refusal("The reader left before the answer began; nothing was charged.", code="reader_left")
+
+    async def _is_callers_doing(self, follower: Follower) -> bool:
+        """Whether an answer that failed is paid for as far as it came.
+
+        Who left, or read so slowly that the backend's time ran out, has had what it was given; so has who
+        asked for many bytes a token, and got no more tokens than were asked for (as we count them: twice as
+        many are not enough to say that a backend did not end).
+        """
+        fetch, wanted = self._fetch, self._order.answer_tokens
+        if not follower.was_given:
+            return False
+        if follower.has_left or follower.has_held_up:
+            return True
+        if wanted is None or not (isinstance(fetch.failure, UpstreamError) and fetch.failure.is_too_large):
+            return False
+        counted = await asyncio.to_thread(self._backend.count, self._order.outgoing, fetch.body)
+        return counted.output_tokens <= 2 * wanted
 
     def _hand_over(self, follower: Follower) -> None:
         """The reader may begin: what it gets is charged at its end."""

@@ -145,6 +145,16 @@ def _refuse_compaction(management: object, allowed: tuple[str, ...]) -> None:
             raise NotSupported("Compaction at the backend is not sold here: leave context_management out.")
 
 
+def _has_large_tokens(document: Mapping[str, object]) -> bool:
+    """Whether each token of the answer comes with others that it might have been, at 2 KB a token."""
+    included = document.get("include")
+    return bool(
+        document.get("logprobs")
+        or document.get("top_logprobs")
+        or (isinstance(included, list) and "message.output_text.logprobs" in included)
+    )
+
+
 def brought_in(dialect: Dialect, document: Mapping[str, object]) -> str | None:
     """By what the question holds more than is in the request; None where it does not."""
     names = (*_STATE, "prompt") if dialect is Dialect.RESPONSES else ()
@@ -176,7 +186,7 @@ def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int 
             raise InvalidRequest(f"{name} must be a whole number from 1 to {LENGTH_MAX}.")
     ceiling = model.max_tokens
     if not given:
-        if not model.tariff.by_tokens and ceiling is None:
+        if not model.tariff.by_tokens and ceiling is None and not _has_large_tokens(document):
             return None
         length = model.default_max_tokens if ceiling is None else min(ceiling, model.default_max_tokens)
         document[model.length_field if dialect is Dialect.CHAT else names[-1]] = length

@@ -4,7 +4,7 @@ The body goes on as it was read, so that the backend and the price cannot see tw
 model by its own name, the length bounded, and the usage asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +33,8 @@ PATHS: Final = {
 CHOICES_MAX = 16
 HOLD_MAX: Final = sats(AMOUNT_SATS_MAX)
 """What a call may cost at most."""
-DEPTH_MAX = 254
+DEPTH_MAX = 200
+"""orjson writes 254 levels, and what is asked comes back inside of an answer."""
 EXPECTED_TOKENS = 256
 """What an answer is expected to have, for a price that is only foretold."""
 READ_ASIDE_BYTES = 16 * 1024
@@ -138,6 +139,7 @@ class OpenAiReader:
             expected,
             shape,
             cache=self._cache_wish(dialect, document),
+            answer_tokens=None if length is None else length * choices,
         )
 
     def _model(self, name: object) -> Model:
@@ -203,11 +205,19 @@ def read_document(body: bytes) -> dict[str, object]:
 
 
 def _check_can_be_written(document: Mapping[str, object]) -> None:
-    """Raises InvalidRequest. orjson reads 1,024 levels and writes DEPTH_MAX."""
-    try:
-        orjson.dumps(document)
-    except orjson.JSONEncodeError as exc:
-        raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.") from exc
+    """Raises InvalidRequest."""
+    level: list[object] = [document]
+    for _ in range(DEPTH_MAX):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, (dict, list))]
+        if not level:
+            return
+    raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _flag(document: Mapping[str, object], name: str) -> bool:

@@ -1,0 +1,239 @@
+"""Answers that fail in the middle: what was the backend's doing is free, and what its reader's was is not."""
+
+import asyncio
+import gc
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.backend.backend_server import Peer, serving
+from tests.gateway.test_fetches import EVENT, HEAD, LAST, chunk, extra
+from tests.gateway.test_streams import CHAT, at_rest, question, reading, spent
+from tests.stage import Stage, run, staged
+from tests.web.test_hostile_clients import _stalled
+from tests.web.test_services import service
+
+Behaviour = Callable[[Peer], Awaitable[None]]
+MEBIBYTE = 1024 * 1024
+
+
+def trickling(seconds: float) -> Behaviour:
+    """Six megabytes at once, then a word each third of a second; never ends in time."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for _ in range(100):
+            await peer.send(chunk(EVENT * 700))
+        for _ in range(int(seconds / 0.3)):
+            await asyncio.sleep(0.3)
+            await peer.send(chunk(EVENT.replace(b"word", b"late")))
+
+    return behave
+
+
+def test_a_backend_that_had_as_long_since_its_reader_was_slow_pays_for_its_own_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(trickling(10)) as server:
+            settings = extra(server.url, "total_timeout_seconds = 5")
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token()
+                read = ""
+                async with reading(stage, token, question()) as answer:
+                    async for text in answer.aiter_text():
+                        if not read:
+                            await asyncio.sleep(1.5)
+                        read += text
+                await at_rest(stage, token)
+
+                assert "late" in read
+                assert '"refunded":true' in read
+                assert await spent(stage, token) == 0
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_who_reads_slowly_does_not_make_another_pay(tmp_path: Path) -> None:
+    """One stalls until the answer's time is nearly over; the other comes late, and reads all at once."""
+
+    async def large(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for _ in range(120):
+            await peer.send(chunk(EVENT * 700))
+        await asyncio.sleep(10)
+
+    async def main() -> None:
+        async with serving(large) as server:
+            settings = extra(server.url, "total_timeout_seconds = 4", "ttl_seconds = 60")
+            async with staged(tmp_path, extra=settings) as stage:
+                slow, fast = await stage.fund_token(), await stage.fund_token()
+                body = question(temperature=0)
+                client = await _stalled(stage, CHAT, slow, json.dumps(body).encode())
+                await asyncio.sleep(2.5)
+                answer = await stage.http.post(CHAT, json=body, headers=fast)
+                await at_rest(stage, fast)
+                client.close()
+
+                assert len(server.requests) == 1
+                assert '"refunded":true' in answer.text
+                assert await spent(stage, fast) == 0
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+async def bought(stage: Stage, token: dict[str, str], *, stop_at: int, seconds: float) -> int:
+    """How much of a large answer a reader has who stops once for so long."""
+    read, stopped = 0, False
+    try:
+        async with stage.http.stream("GET", "/weather/large", headers=token) as answer:
+            async for piece in answer.aiter_raw():
+                read += len(piece)
+                if not stopped and read >= stop_at:
+                    stopped = True
+                    await asyncio.sleep(seconds)
+    except httpx.HTTPError:
+        pass  # it breaks off
+    await at_rest(stage, token)
+    return read
+
+
+@pytest.mark.parametrize(("seconds", "paid"), [(3.0, 1), (0.0, 0)])
+def test_a_backend_that_will_not_wait_for_a_reader_any_more_is_the_readers_doing(
+    tmp_path: Path, seconds: float, paid: int
+) -> None:
+    """As nginx's `send_timeout`: or most of a file could be had for nothing. Without a stop, it is not."""
+    size = 64 * MEBIBYTE
+
+    async def impatient(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        with_patience = 1.0 if seconds else 30.0
+        for _ in range(size // MEBIBYTE - 1):
+            try:
+                await asyncio.wait_for(peer.send(b"x" * MEBIBYTE), with_patience)
+            except TimeoutError:
+                break
+        peer.close()
+
+    async def main() -> None:
+        async with serving(impatient) as server:
+            settings = service(server.port, price_sats=1)
+            backend = settings["[[backends]]"].replace(
+                "total_timeout_seconds = 5", "total_timeout_seconds = 8"
+            )
+            settings["[[backends]]"] = backend + "\nstream_bytes_max = 100000000"
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token(100)
+                read = await bought(stage, token, stop_at=16 * MEBIBYTE, seconds=seconds)
+
+                assert 16 * MEBIBYTE <= read < size
+                assert (await stage.balance(token))["balance_sats"] == 100 - paid
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def token_with_others(number: int) -> bytes:
+    """A chunk of 2 KB: a word, and twenty others that it might have been."""
+    others = [{"token": f" word{n}", "logprob": -1.2345678 - n, "bytes": [32, 119, 111]} for n in range(20)]
+    content = [{"token": " w", "logprob": -0.1, "bytes": [32], "top_logprobs": others, "number": number}]
+    choice = {"index": 0, "delta": {"content": " w"}, "logprobs": {"content": content}, "finish_reason": None}
+    return chunk(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+
+
+@pytest.mark.parametrize(("more", "cost"), [({"logprobs": True, "top_logprobs": 20}, 50), ({}, 0)])
+def test_who_asks_for_many_bytes_a_token_pays_although_they_are_too_many(
+    tmp_path: Path, more: dict[str, Any], cost: int
+) -> None:
+    """Or the caller could decide when his answer becomes too large, and have it for nothing."""
+
+    async def talkative(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for number in range(2000):
+            await peer.send(token_with_others(number))
+        await peer.send(chunk(LAST) + b"0\r\n\r\n")
+
+    async def main() -> None:
+        async with serving(talkative) as server:
+            settings = extra(server.url, "stream_bytes_max = 1000000")
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token()
+                answer = await stage.http.post(CHAT, json=question(**more), headers=token)
+                await at_rest(stage, token)
+
+                assert answer.text.count('" w"') > 400
+                assert "[DONE]" not in answer.text
+                assert ('"refunded":true' in answer.text) == (cost == 0)
+                assert await spent(stage, token) == cost
+                assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_an_event_may_be_as_large_as_a_stream(tmp_path: Path) -> None:
+    """Responses end with all of the answer in one event."""
+
+    async def large(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        await peer.send(chunk(b'data: {"type": "response.output_text.delta", "delta": "x"}\n\n'))
+        said = [{"type": "message", "content": [{"type": "output_text", "text": "x" * 3_000_000}]}]
+        end = {"type": "response.completed", "response": {"output": said}}
+        await peer.send(chunk(b"data: " + json.dumps(end).encode() + b"\n\n") + b"0\r\n\r\n")
+
+    async def main() -> None:
+        async with serving(large) as server, staged(tmp_path, extra=extra(server.url)) as stage:
+            token = await stage.fund_token()
+            body = {"input": "x", "stream": True}
+            answer = await stage.http.post("/v1/responses", json=body, headers=token)
+            await at_rest(stage, token)
+
+            assert len(answer.text) > 3_000_000
+            assert '"cost_sats":50' in answer.text
+            assert await spent(stage, token) == 50
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_late_followers_who_do_not_read_cost_little_memory(tmp_path: Path) -> None:
+    async def large(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        for _ in range(100):
+            await peer.send(chunk(EVENT * 700))
+        await asyncio.sleep(3)
+        await peer.send(chunk(LAST) + b"0\r\n\r\n")
+
+    async def main() -> None:
+        async with serving(large) as server:
+            settings = extra(server.url, cache="ttl_seconds = 60")
+            async with staged(tmp_path, extra=settings) as stage:
+                token = await stage.fund_token(5000)
+                body = question(temperature=0)
+                first = asyncio.create_task(stage.http.post(CHAT, json=body, headers=token))
+                await asyncio.sleep(1)
+                gc.collect()
+                before = resident_bytes()
+                clients = [await _stalled(stage, CHAT, token, json.dumps(body).encode()) for _ in range(40)]
+                await asyncio.sleep(1)
+                grown = resident_bytes() - before
+                await first
+                for client in clients:
+                    client.close()
+                await at_rest(stage, token)
+
+                assert len(server.requests) == 1
+                assert grown < 40 * MEBIBYTE
+
+    run(asyncio.wait_for(main(), 60))
