@@ -737,6 +737,20 @@ def test_a_wrong_offer_is_refused_with_a_sentence(tmp_path: Path, old: str, new:
     assert any(sentence in problem for problem in problems(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    "prices",
+    [
+        "input_sats_per_million = 100\ncached_sats_per_million = 101",
+        "price_sats = 1\ncache_write_sats_per_million = 100",
+        "price_sats = 1\ncached_sats_per_million = 100",
+    ],
+)
+def test_prices_by_which_a_hold_would_be_too_small_are_refused(tmp_path: Path, prices: str) -> None:
+    text = f'{GOOD}\n[[models]]\nname = "m"\n{prices}\n'
+
+    assert any("is at most input_sats_per_million" in problem for problem in problems(tmp_path, text))
+
+
 def test_models_have_prices_of_their_own(tmp_path: Path) -> None:
     models = """
 [[models]]

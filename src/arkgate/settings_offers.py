@@ -273,6 +273,11 @@ class OffersReader:
             for what in ("input", "cached", "cache_write", "output")
         )
         by_tokens = bool(input_tokens or output_tokens)
+        if cached > input_tokens or (written and not input_tokens):
+            self._problems.append(
+                f"{table.where} {name}: cached_sats_per_million is at most input_sats_per_million, and "
+                "cache_write_sats_per_million needs one."
+            )
         call = _msat(table.number("price_sats", 0 if by_tokens else usual.call / 1000, 0.0, 1e6))
         if "cached_sats_per_million" not in table.given:
             cached = input_tokens

@@ -2,6 +2,8 @@
 
 import base64
 import contextlib
+import struct
+import time
 from collections.abc import Mapping
 
 import orjson
@@ -15,7 +17,8 @@ from arkgate.core.catalog import Model
 from arkgate.core.errors import Refusal
 from arkgate.core.money import Msat
 from arkgate.core.pricing import Tariff
-from arkgate.core.question import PICTURE_TOKENS, QuestionTokens, elsewhere
+from arkgate.core.question import PICTURE_TOKENS, elsewhere
+from arkgate.core.sound import sound_seconds
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.bounds import refuse_unpriced
 
@@ -41,6 +44,10 @@ BYTES = "data:image/png;base64," + "A" * 10_000
 LONG = "some words that somebody has to pay for " * 200
 PICTURE = {"type": "image_url", "image_url": {"url": BYTES}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def encoded(data: bytes, head: str = "") -> str:
+    return head + base64.b64encode(data).decode()
 
 
 def base64_of(text: str) -> str:
@@ -90,6 +97,85 @@ HIDDEN: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("document", HIDDEN.values(), ids=HIDDEN)
 def test_no_text_of_a_question_is_overlooked(document: Mapping[str, object]) -> None:
     assert count_question(question(**document)).usual >= count_tokens(LONG)
+
+
+ESCAPED = {
+    "line ends in a tool's result": ({"messages": [{"role": "tool", "content": "\n" * 100_000}]}, 100_000),
+    "quotes in a tool's result": ({"messages": [{"role": "tool", "content": '"' * 100_000}]}, 100_000),
+    "control characters": ({"messages": [{"role": "tool", "content": "\x01" * 100_000}]}, 300_000),
+    "signs in a tool": ({"tools": [{**TOOL, "description": "<" * 100_000}]}, 300_000),
+    "signs in arguments": ({"input": [{"type": "function_call", "arguments": "&" * 100_000}]}, 300_000),
+    "signs in a call": (
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": ">" * 100_000}}]}]},
+        300_000,
+    ),
+}
+
+
+@pytest.mark.parametrize(("document", "read"), ESCAPED.values(), ids=ESCAPED)
+def test_what_a_server_escapes_is_held_for(document: dict[str, object], read: int) -> None:
+    """Templates write tools, calls and results as JSON; Go, and so Ollama, escapes signs of HTML, too."""
+    assert count_question(question(**document)).most >= read
+
+
+THOUGHT_BLOCK = {"type": "reasoning.encrypted", "data": "Ab3" * 1000}
+SEALED_PLACES: dict[str, dict[str, object]] = {
+    "OpenRouter's": {"role": "assistant", "reasoning_details": [THOUGHT_BLOCK]},
+    "LiteLLM's": {"role": "assistant", "thinking_blocks": [{"type": "thinking", "signature": "Ab3" * 1000}]},
+    "Gemini's": {
+        "role": "assistant",
+        "tool_calls": [{"id": "1", "extra_content": {"google": {"thought_signature": "Ab3" * 1000}}}],
+    },
+    "OpenAI's compaction": {"type": "compaction", "encrypted_content": "Ab3" * 1000},
+}
+
+
+@pytest.mark.parametrize("turn", SEALED_PLACES.values(), ids=SEALED_PLACES)
+def test_sealed_thoughts_are_no_text_wherever_they_stand(turn: dict[str, object]) -> None:
+    assert 750 <= count_question(question(messages=[turn])).usual < 800
+
+
+def test_a_plain_thought_in_the_place_of_a_sealed_one_is_a_text() -> None:
+    thought = "你好世界 " * 5000
+
+    sealed = {"type": "reasoning", "encrypted_content": thought}
+    for part in (sealed, {"reasoning_details": [{"data": thought}]}):
+        assert count_question(question(input=[part])).usual >= count_tokens(thought)
+
+
+def test_a_thought_that_the_server_keeps_is_held_for() -> None:
+    kept = count_question(question(input=[{"type": "reasoning", "id": "rs_1", "summary": []}]))
+    sent = count_question(question(input=[{"type": "reasoning", "id": "rs_1", "encrypted_content": "Ab3"}]))
+
+    assert kept.most > sent.most + 4000
+    assert kept.usual < 30
+
+
+def test_fields_that_no_model_reads_cost_nothing() -> None:
+    silent = {
+        "logit_bias": {str(number): -100 for number in range(300)},
+        "client_metadata": {"turn": "x" * 1000},
+        "include": ["reasoning.encrypted_content"],
+    }
+    asked = [{"role": "user", "content": "x"}]
+
+    assert count_question(question(messages=asked, **silent)) == count_question(question(messages=asked))
+
+
+def test_texts_to_embed_are_no_messages() -> None:
+    counted = count_question(Outgoing(Dialect.EMBEDDINGS, {"input": ["word"] * 1000}, "m"))
+
+    assert 3000 <= counted.usual <= 4000
+
+
+def test_anthropics_tools_bring_a_text_of_their_own() -> None:
+    def held(*tools: object) -> int:
+        document = {"messages": [{"role": "user", "content": "x"}], "tools": [*tools]}
+        return count_question(Outgoing(Dialect.MESSAGES, document, "m")).most
+
+    assert held() < 100
+    assert held({"name": "f", "input_schema": {}}) > 700
+    assert held({"type": "bash_20250124", "name": "bash"}) > 1400
 
 
 @pytest.mark.parametrize("value", [1, 1.5, None, True, {}, [], [{}], "", 123456789])
@@ -164,14 +250,59 @@ def test_a_picture_counts_also_where_its_bytes_are_not(part: object) -> None:
     assert (counted.pictures, counted.usual >= 2 * PICTURE_TOKENS) == (2, True)
 
 
-def test_a_sound_counts_by_its_length() -> None:
-    def of(characters: int) -> QuestionTokens:
-        sound = {"type": "input_audio", "input_audio": {"data": "A" * characters, "format": "mp3"}}
-        return count_question(question(messages=parts(sound)))
+def wav(seconds: float, *, rate: int = 16_000, bits: int = 16) -> bytes:
+    size = int(seconds * rate * bits // 8)
+    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, rate, 1, 2, bits)
+    return head + struct.pack("<4sI", b"data", size) + bytes(size)
 
-    assert of(3_000_000).usual - of(1_000_000).usual == 2000
-    assert of(1_000_000).most > 1_000_000 // 32
-    assert of(10).usual < 1100
+
+def mp3(seconds: float, *, tag: bool = True) -> bytes:
+    frame = b"\xff\xfb\x90\x00".ljust(417, b"\0")  # 128 kbit/s, 44.1 kHz
+    return (b"ID3\x04\0\0\0\0\x01\x00" + bytes(128) if tag else b"") + frame * round(seconds * 44_100 / 1152)
+
+
+def mp3_at_8_kbits(seconds: float) -> bytes:
+    return (b"\xff\xe3\x18\x00".ljust(72, b"\0")) * round(seconds * 8000 / 576)
+
+
+SOUNDS = {
+    "WAV": wav(30),
+    "WAV at 8 kHz": wav(30, rate=8000, bits=8),
+    "MP3": mp3(30),
+    "MP3 without a tag": mp3(30, tag=False),
+    "MP3 at 8 kbit/s": mp3_at_8_kbits(30),
+}
+
+
+@pytest.mark.parametrize("data", SOUNDS.values(), ids=SOUNDS)
+def test_a_sound_counts_by_its_time(data: bytes) -> None:
+    sound = {"type": "input_audio", "input_audio": {"data": encoded(data), "format": "any"}}
+    counted = count_question(question(messages=parts(sound)))
+
+    assert 300 <= counted.usual < 320
+    assert 960 <= counted.most < 1100
+    assert elsewhere(sound) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"fLaC" + bytes(999),
+        b"OggS" + bytes(999),
+        wav(30, rate=100, bits=8),
+        b"RIFF1234WAVE",
+        b"",
+        b"\xff\xfb",
+    ],
+)
+def test_a_sound_that_may_be_as_long_as_it_likes_is_not_counted(data: bytes) -> None:
+    assert elsewhere({"type": "input_audio", "input_audio": {"data": encoded(data), "format": "wav"}})
+
+
+def test_what_follows_the_frames_of_a_sound_may_be_more_of_it() -> None:
+    hidden = mp3(1) + b"junk" + mp3_at_8_kbits(100)
+
+    assert (sound_seconds(encoded(hidden)) or 0) > 100
 
 
 @pytest.mark.parametrize(
@@ -214,6 +345,24 @@ def test_token_ids_count_one_each_whatever_they_are(prompt: list[object]) -> Non
 
 def test_a_list_of_token_ids_is_no_list_of_messages() -> None:
     assert count_question(question(prompt=[7] * 1000)).usual < 1010
+
+
+LARGE: dict[str, dict[str, object]] = {
+    "token ids": {"prompt": [7] * 500_000},
+    "numbers in a tool": {"tools": [{**TOOL, "enum": [1] * 500_000}]},
+    "parts": {"messages": parts(*({"type": "x"} for _ in range(20_000)))},
+    "line ends": {"messages": parts({"type": "text", "text": "\n" * 1_000_000})},
+    "a sound": {"messages": parts({"type": "input_audio", "input_audio": {"data": encoded(mp3(50))}})},
+}
+
+
+@pytest.mark.parametrize("document", LARGE.values(), ids=LARGE)
+def test_a_mebibyte_is_counted_in_a_moment(document: dict[str, object]) -> None:
+    count_tokens("load it")
+    started = time.perf_counter()
+    count_question(question(**document))
+
+    assert time.perf_counter() - started < 0.5
 
 
 def test_tools_cost_about_what_a_model_reads_of_them() -> None:
@@ -267,10 +416,6 @@ def test_a_picture_in_an_answer_is_not_counted_as_words() -> None:
     assert count_used(question(), whole).output_tokens == 2
 
 
-def encoded(data: bytes, head: str = "") -> str:
-    return head + base64.b64encode(data).decode()
-
-
 ASCII_PDF = b"%PDF-1.4\n1 0 obj\n<< /Filter [/ASCII85Decode /FlateDecode] >>"
 NOT_COUNTED: dict[str, dict[str, object]] = {
     "a PDF in ASCII": {"type": "file", "file": {"file_data": encoded(ASCII_PDF)}},
@@ -294,6 +439,13 @@ NOT_COUNTED: dict[str, dict[str, object]] = {
     "a PDF as a picture": {"type": "image_url", "image_url": {"url": "DATA:application/pdf;base64,AAAA"}},
     "a PDF as an input's picture": {"type": "input_image", "image_url": "data:application/pdf;base64,AA"},
     "a PDF as Anthropic's picture": {"type": "image", "source": {"media_type": "application/pdf"}},
+    "a PDF as LiteLLM's picture": {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64,AAAA", "format": "application/pdf"},
+    },
+    "a PDF that says it is a picture": {"image_url": "data:image/png;base64,JVBERi0xLjcK"},
+    "a PDF in Anthropic's picture": {"type": "image", "source": {"type": "base64", "data": "JVBERi0xLjcK"}},
+    "embeddings of a prompt": {"type": "prompt_embeds", "data": "AAAA"},
     "an item": {"type": "item_reference", "id": "rs_1", "role": "user"},
     "an item without a type": {"id": "rs_1"},
 }
@@ -308,10 +460,12 @@ COUNTED: dict[str, dict[str, object]] = {
     "a text": {"type": "file", "file": {"file_data": encoded("wörter".encode(), "data:text/plain;base64,")}},
     "a table": {"type": "input_file", "filename": "a.csv", "file_data": encoded(b"a;b\r\n1;2\r\n")},
     "a document": {"type": "document", "source": {"type": "base64", "data": encoded(b"words\f\n")}},
+    "a text in lines": {"type": "file", "file": {"file_data": base64.encodebytes(b"words " * 99).decode()}},
+    "columns without values": {"type": "text", "text": "x", "image_url": None, "video_url": None},
     "a picture by its id": {"type": "input_image", "file_id": "f"},
     "a picture at a URL": {"type": "image_url", "image_url": {"url": "https://pictures.example/1"}},
     "a message with an id": {"role": "assistant", "id": "msg_1", "content": []},
-    "a sound": {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+    "a sound": {"type": "input_audio", "input_audio": {"data": encoded(wav(1)), "format": "wav"}},
 }
 
 

@@ -272,7 +272,13 @@ def test_what_goes_into_the_backends_cache_is_a_part_of_the_question() -> None:
         "completion_tokens": 1,
         "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 70},
     }
-    for dialect, told in ((Dialect.MESSAGES, anthropics), (Dialect.CHAT, openrouters)):
+    details = {"cache_creation_tokens": 70}
+    litellms = {"prompt_tokens": 75, "completion_tokens": 1, "prompt_tokens_details": details}
+    for dialect, told in (
+        (Dialect.MESSAGES, anthropics),
+        (Dialect.CHAT, openrouters),
+        (Dialect.CHAT, litellms),
+    ):
         found = usage_in(dialect, {"usage": told})
 
         assert found is not None
@@ -291,6 +297,9 @@ def test_what_goes_into_the_backends_cache_is_a_part_of_the_question() -> None:
             b'data: {"type": "content_block_delta", "delta": {"text": "\\"ping\\""}}\n\n',
             False,
         ),
+        (Dialect.RESPONSES, b'data: {"type": "keepalive", "sequence_number": 3}\n\n', True),
+        (Dialect.RESPONSES, b'data: {"type": "response.in_progress", "response": {}}\n\n', True),
+        (Dialect.RESPONSES, b'data: {"type": "response.output_text.delta", "delta": "keepalive"}\n\n', False),
         (Dialect.RAW, b": anything", False),
     ],
 )
@@ -388,6 +397,25 @@ def test_the_end_of_one_of_two_choices_is_not_the_end() -> None:
     whole.finish()
 
     assert whole.ended
+
+
+@pytest.mark.parametrize("name", ["prompt_cache_hit_tokens", "cached_tokens"])
+def test_tokens_from_a_cache_are_told_in_several_places(name: str) -> None:
+    """DeepSeek's and Moonshot's."""
+    found = usage_in(Dialect.CHAT, {"usage": {"prompt_tokens": 75, "completion_tokens": 1, name: 70}})
+
+    assert found is not None
+    assert found.used == Used(75, 70, 0, 1)
+
+
+def test_what_was_told_at_the_start_is_not_taken_back_at_the_end() -> None:
+    meter = EventMeter(Dialect.MESSAGES)
+    begun = {"input_tokens": 6000, "cache_read_input_tokens": 70, "output_tokens": 1}
+    meter.feed(event({"type": "message_start", "message": {"usage": begun}}))
+    meter.feed(event({"type": "message_delta", "usage": {"input_tokens": 0, "output_tokens": 500}}))
+
+    assert meter.usage is not None
+    assert meter.usage.used == Used(6070, 70, output_tokens=500)
 
 
 def test_a_start_without_the_answers_tokens_tells_the_questions() -> None:

@@ -221,7 +221,7 @@ def test_what_the_backend_does_not_offer_is_the_callers_to_change(tmp_path: Path
 def test_a_request_that_is_nested_too_deeply_is_refused(tmp_path: Path, path: str) -> None:
     async def story(stage: Stage) -> None:
         token = await stage.fund_token()
-        for levels, status in ((199, 200), (200, 400), (254, 400), (400, 400), (2000, 400)):
+        for levels, status in ((63, 200), (64, 400), (254, 400), (400, 400), (2000, 400)):
             deep = "[" * levels + "]" * levels
             body = json.dumps({**ROUTES[path], "temperature": 0, "y": []}).replace("[]}", deep + "}")
             answer = await stage.http.post(path, content=body, headers=token)
@@ -256,6 +256,13 @@ ABOVE_THE_PRICE: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"preset": "dear"}, "preset"),
     (CHAT, {"prediction": {"type": "content", "content": "long"}}, "prediction"),
     (CHAT, {"mm_processor_kwargs": {"max_pixels": 10**9}}, "mm_processor_kwargs"),
+    (CHAT, {"extra_body": {"max_tokens": 10**5}}, "extra_body"),
+    (CHAT, {"additional_drop_params": ["max_tokens"]}, "additional_drop_params"),
+    (CHAT, {"cached_content": "cachedContents/abc"}, "cached_content"),
+    (CHAT, {"chat_template_kwargs": {"chat_template": "{{ 'x' * 9999 }}"}}, "chat_template_kwargs"),
+    (CHAT, {"tools": [{"googleSearch": {}}]}, "googleSearch"),
+    (CHAT, {"tools": [{"type": "function", "google_search": {}}]}, "google_search"),
+    (CHAT, {"tools": {"type": "web_search"}}, "tools"),
     (CHAT, {"n_cmpl": 16}, "n_cmpl"),
     ("/v1/completions", {"n_cmpl": 1}, "n_cmpl"),
     (CHAT, {"tools": ["f"]}, "tools"),
@@ -394,6 +401,34 @@ def test_a_length_goes_where_the_model_takes_it(tmp_path: Path) -> None:
 
     model = 'name = "small"\nprice_sats = 50\nmax_tokens = 77\nlength_field = "max_completion_tokens"'
     play(tmp_path, story, {**ANY_NUMBER, "[[models]]": model})
+
+
+def test_no_limit_is_no_length_and_no_tier_is_the_usual_one(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        body = {**ROUTES[CHAT], "max_tokens": -1, "service_tier": "auto"}
+        answer = await stage.http.post(CHAT, json=body, headers=token)
+
+        assert answer.status_code == 200, answer.text
+        (received,) = [one for one in stage.simulation.chat.received if one.method == "POST"]
+        assert json.loads(received.body).keys() == {"model", "messages"}
+
+    play(tmp_path, story, ANY_NUMBER)
+
+
+def test_a_body_of_too_many_parts_is_refused(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        parts: list[object] = [{}, []]
+        for part in parts:
+            content = [part] * 30_000
+            body = {"messages": [{"role": "user", "content": content}]}
+            answer = await stage.http.post(CHAT, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+            assert "20,000" in answer.text
+        brackets = {"messages": [{"role": "user", "content": "{}[" * 100_000}]}
+        assert (await stage.http.post(CHAT, json=brackets)).status_code == 402
+
+    play(tmp_path, story, ANY_NUMBER)
 
 
 def test_other_headers_of_the_same_api_make_it_another_request(tmp_path: Path) -> None:

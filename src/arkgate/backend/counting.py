@@ -13,8 +13,10 @@ from arkgate.core.question import (
     HOLDERS,
     INNER,
     PICTURE_TOKENS,
+    THOUGHTS,
     Part,
     QuestionTokens,
+    TokenIds,
     document_source,
     file_in,
     file_text,
@@ -22,25 +24,44 @@ from arkgate.core.question import (
     picture_in,
     sealed_in,
     sound_in,
+    turns_in,
+    unsealed,
+    unsealed_call,
 )
+from arkgate.core.sound import sound_seconds
 from arkgate.ports import Dialect, Outgoing
 
 MESSAGE_TOKENS = 4
 """What a message costs beside its text: role and separators, as OpenAI's cookbook counts them."""
-MEDIA_TOKENS = 1000
-"""What a sound or file is taken for at least."""
+INPUT_TOKENS = 2
+"""What an input of embeddings costs beside its text."""
+FILE_TOKENS = 1000
+"""What a file that is no text is taken for at least."""
 FILE_CHARACTERS_A_TOKEN = 4
 """How many characters of an encoded file, that is no text, are taken for a token."""
-SOUND_CHARACTERS_A_TOKEN = 1000
-"""How many of an encoded sound: OpenAI counts ten tokens a second, an MP3 has some 10,000 characters."""
-SOUND_CHARACTERS_A_TOKEN_LEAST = 32
-"""At 8 kbit/s, with the 32 tokens a second that the most talkative model makes."""
+SOUND_TOKENS_A_SECOND = 10
+"""OpenAI's rate."""
+SOUND_TOKENS_A_SECOND_MOST = 32
+"""Gemini's, the highest that we know."""
+SOUND_CHARACTERS_A_SECOND = 20_000
+"""What a sound is taken for that can be anything: a second of MP3 at 128 kbit/s."""
 SEALED_CHARACTERS_A_TOKEN = 4
 """How many characters of what a server sealed are taken for a token: base64 of a text of its own."""
+KEPT_THOUGHT_TOKENS = 4096
+"""What a thought may have that OpenAI keeps, and that is named by its id alone."""
 LINE_TOKENS = 2
 """What each line may cost that a model's template breaks JSON into, as Llama's does with tools."""
-_NO_QUESTION = frozenset({"model", "user", "metadata", "safety_identifier", "prompt_cache_key", "stop"})
-"""Texts of a request that the model does not read."""
+ESCAPED_TOKENS = 3
+"""What `<`, `>` and `&` may cost beside themselves in JSON: Go writes them as six characters (Ollama)."""
+TOOLS_TOKENS = 700
+"""What Anthropic adds to a question with tools, and for each tool of its own."""
+_NO_QUESTION = frozenset(
+    {
+        *("model", "user", "metadata", "client_metadata", "safety_identifier", "prompt_cache_key", "include"),
+        *("stop", "logit_bias", "allowed_token_ids", "stop_token_ids", "bad_words", "grammar"),
+    }
+)
+"""Fields of a request that the model does not read."""
 _STRUCTURE = frozenset({"role", "type", "content", "text"})
 """Names that each message and each part has."""
 _WORDS = frozenset(
@@ -52,8 +73,6 @@ _WORDS = frozenset(
     }
 )
 """What stands under `role` and `type` everywhere, and costs a model next to nothing."""
-
-
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details")
 _SPOKEN = (
     *("content", "output", "text", "refusal", "summary", "thinking", "partial_json", "transcript", "audio"),
@@ -75,82 +94,118 @@ def count_used(outgoing: Outgoing, answer: bytes) -> Used:
 
 def count_question(outgoing: Outgoing) -> QuestionTokens:
     """The tokens of a request to an AI API as far as it tells them; see `core.question.elsewhere`."""
-    tally = _Tally()
-    for name, value in (outgoing.document or {}).items():
+    document = outgoing.document or {}
+    is_embedding = outgoing.dialect is Dialect.EMBEDDINGS
+    tally = _Tally(INPUT_TOKENS if is_embedding else MESSAGE_TOKENS)
+    for name, value in document.items():
         if name in HOLDERS:
             tally.add_turns(value)
         elif name not in _NO_QUESTION and isinstance(value, (str, list, dict)):
             tally.add_value(value)
-    usual = tally.tokens + count_tokens("\n".join(tally.texts))
-    # Another tokenizer than ours may find a quarter more.
-    return QuestionTokens(usual, usual + usual // 4 + 32 + tally.more, tally.pictures)
+    if outgoing.dialect is Dialect.MESSAGES:
+        tally.add_hidden(document.get("tools"))
+    return tally.total()
 
 
 class _Tally:
     """What a question's parts come to."""
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    def __init__(self, turn_tokens: int) -> None:
+        self._turn_tokens = turn_tokens
+        self._texts: list[str] = []
         """Still to be counted, all at once."""
-        self.tokens = 0
+        self._tokens = 0
         """Of what is no text."""
-        self.pictures = 0
-        self.more = 0
+        self._pictures = 0
+        self._more = 0
         """How many more it may be at most."""
+
+    def total(self) -> QuestionTokens:
+        """All of it. Another tokenizer than ours may find a quarter more."""
+        text = "\n".join(self._texts)
+        tokens = self._tokens + count_tokens(text)
+        # A template that writes a tool's result as JSON has its line ends and quotes escaped.
+        escapes = len(orjson.dumps(text)) - len(text.encode()) - 2 - len(self._texts)
+        most = tokens + tokens // 4 + 32 + self._more + max(0, escapes)
+        return QuestionTokens(tokens + self._pictures * PICTURE_TOKENS, most, self._pictures)
 
     def add_turns(self, value: object) -> None:
         """A field of HOLDERS."""
-        entries = value if isinstance(value, list) else ()
-        turns = sum(isinstance(entry, (str, list, dict)) for entry in entries)
-        self.tokens += MESSAGE_TOKENS * max(1, turns)
+        self._tokens += self._turn_tokens * max(1, turns_in(value))
         for part in parts_of(value):
             if isinstance(part, str):
-                self.texts.append(part)
-            elif isinstance(part, int):
-                self.tokens += part
+                self._texts.append(part)
+            elif isinstance(part, TokenIds):
+                self._tokens += part.number
             else:
                 self._add_part(part)
 
     def add_value(self, value: object) -> None:
         """A text, or what the model reads as JSON."""
         if isinstance(value, str):
-            self.texts.append(value)
+            self._texts.append(value)
             return
         written = orjson.dumps(value)
-        self.texts.append(written.decode())
-        if isinstance(value, (list, dict)):
-            indented = orjson.dumps(value, option=orjson.OPT_INDENT_2)
-            self.more += LINE_TOKENS * indented.count(b"\n")
+        self._texts.append(written.decode())
+        # No more lines than that: indented, it would be larger by its depth.
+        lines = written.count(b",") + 2 * (written.count(b"[") + written.count(b"{"))
+        self._more += LINE_TOKENS * lines + _escaped_tokens(written)
+
+    def add_hidden(self, tools: object) -> None:
+        """What Anthropic adds to a question with tools."""
+        if isinstance(tools, list) and tools:
+            own = sum(isinstance(tool, dict) and tool.get("type") not in (None, "custom") for tool in tools)
+            self._more += TOOLS_TOKENS * (1 + own)
 
     def _add_part(self, part: Part) -> None:
         """A turn or part, without those in it."""
-        counted = {*INNER, *self._add_media(part), *self._add_file(part)}
-        sealed = sealed_in(part)
-        if sealed is not None:
-            self.tokens += len(str(part[sealed])) // SEALED_CHARACTERS_A_TOKEN
-            counted.add(sealed)
+        self._more += 1
+        counted = {*INNER, *self._add_media(part), *self._add_file(part), *self._add_sealed(part)}
         for name, value in part.items():
             if name in counted or (name in ("role", "type") and isinstance(value, str) and value in _WORDS):
                 continue
             self.add_value(value)
+            if name == "arguments" and isinstance(value, str):
+                self._more += _escaped_tokens(value.encode())
             if name not in _STRUCTURE:
-                self.texts.append(name)
+                self._texts.append(name)
+
+    def _add_sealed(self, part: Part) -> tuple[str, ...]:
+        """What the model thought and only its server can read. Returns the fields counted with that."""
+        counted = [name for name in (sealed_in(part), *(THOUGHTS & part.keys())) if name is not None]
+        characters = 0
+        for name in counted:
+            if name in THOUGHTS:
+                rest, sealed = unsealed(part[name])
+                self.add_value(rest)
+                characters += sealed
+            else:
+                characters += len(str(part[name]))
+        calls = part.get("tool_calls")
+        if isinstance(calls, list):
+            for call in calls:
+                rest, sealed = unsealed_call(call)
+                self.add_value(rest)
+                characters += sealed
+            counted.append("tool_calls")
+        elif part.get("type") == "reasoning" and "id" in part and not (counted or part.get("content")):
+            self._more += KEPT_THOUGHT_TOKENS
+        self._tokens += characters // SEALED_CHARACTERS_A_TOKEN
+        return tuple(counted)
 
     def _add_media(self, part: Part) -> tuple[str, ...]:
         """A picture's or sound's tokens. Returns the fields that are no text."""
         picture, sound = picture_in(part), sound_in(part)
         if picture is not None:
-            self.tokens += PICTURE_TOKENS
-            self.pictures += 1
-        if sound is None:
+            self._pictures += 1
+        if not isinstance(sound, str):
             return picture or ()
-        data = sound.get("data") if isinstance(sound, dict) else sound
-        size = len(data) if isinstance(data, str) else 0
-        usual = max(MEDIA_TOKENS, size // SOUND_CHARACTERS_A_TOKEN)
-        self.tokens += usual
-        self.more += max(0, size // SOUND_CHARACTERS_A_TOKEN_LEAST - usual)
-        is_alone = part.get("type") in (None, "input_audio")
-        return (*(picture or ()), "input_audio") if is_alone else picture or ()
+        seconds = sound_seconds(sound)
+        if seconds is None:
+            seconds = len(sound) / SOUND_CHARACTERS_A_SECOND
+        self._tokens += int(seconds * SOUND_TOKENS_A_SECOND) + 1
+        self._more += int(seconds * (SOUND_TOKENS_A_SECOND_MOST - SOUND_TOKENS_A_SECOND))
+        return (*(picture or ()), "input_audio")
 
     def _add_file(self, part: Part) -> tuple[str, ...]:
         """A file's or document's tokens. Returns the fields that are counted with that."""
@@ -175,10 +230,14 @@ class _Tally:
         """A text, or a guess by its size."""
         text = file_text(data)
         if text is not None:
-            self.texts.append(text)
+            self._texts.append(text)
         else:
             size = len(data) if isinstance(data, str) else 0
-            self.tokens += max(MEDIA_TOKENS, size // FILE_CHARACTERS_A_TOKEN)
+            self._tokens += max(FILE_TOKENS, size // FILE_CHARACTERS_A_TOKEN)
+
+
+def _escaped_tokens(written: bytes) -> int:
+    return ESCAPED_TOKENS * sum(written.count(sign) for sign in (b"<", b">", b"&"))
 
 
 def _spoken(value: object) -> Iterator[str]:

@@ -25,6 +25,7 @@ LOOKED_BACK = 8
 TOKENS_MAX = 2**40
 """More of them than any call has: whoever says so is not believed."""
 DONE = b"[DONE]"
+_SUMS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 _BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
 _BROKE_OFF = "The backend broke its stream off; nothing was charged."
 _EMPTY = "The backend's answer is empty; nothing was charged."
@@ -76,7 +77,7 @@ class EventMeter:
         self.ended = False
         self.usage: Usage | None = None
         self.only_kept_open = False
-        """Whether what came last says nothing: comments, and Anthropic's pings."""
+        """Whether what came last says nothing: comments, and the events that servers keep alive with."""
         self._dialect = dialect
         self._choices = choices
         self._rest: list[bytes] = []
@@ -231,6 +232,10 @@ class EventMeter:
         earlier = dict(self._told_usage)
         earlier.pop("iterations", None)  # they belong to the sums that they came with
         merged = {**earlier, **{name: value for name, value in told.items() if value is not None}}
+        for name in _SUMS:  # they only grow
+            before, now = _count(earlier, name), _count(merged, name)
+            if before is not None and now is not None:
+                merged[name] = max(before, now)
         if len(merged) <= USAGE_NAMES_MAX:
             self._told_usage = merged
             self.usage = usage_in(Dialect.MESSAGES, {"usage": merged})
@@ -271,8 +276,14 @@ def _used(told: Mapping[str, object]) -> Used | None:
         answer += thought  # xAI counts them beside the answer's, others among them
     details = told.get("prompt_tokens_details") or told.get("input_tokens_details")
     told_details = details if isinstance(details, dict) else {}
-    cached = min(_count(told_details, "cached_tokens") or 0, question)
-    written = min(_count(told_details, "cache_write_tokens") or 0, question - cached)  # OpenRouter's
+    cached = _count(told_details, "cached_tokens")
+    if cached is None:
+        cached = _count(told, "prompt_cache_hit_tokens", "cached_tokens") or 0  # DeepSeek's, Moonshot's
+    cached = min(cached, question)
+    written = (
+        _count(told_details, "cache_write_tokens", "cache_creation_tokens") or 0
+    )  # OpenRouter's, LiteLLM's
+    written = min(written, question - cached)
     return Used(question, cached, written, answer)
 
 
@@ -324,9 +335,10 @@ def _says_nothing(dialect: Dialect, block: bytes) -> bool:
     """Whether a block only keeps the connection open."""
     if b"data:" not in block:
         return True
-    if dialect is not Dialect.MESSAGES or _PING not in block:
+    kinds = _IDLE.get(dialect, ())
+    if not any(kind.encode() in block for kind in kinds):
         return False
-    return all(event.type == "ping" or not event.data for event in events_in(block))
+    return all(event.type in kinds or not event.data for event in events_in(block))
 
 
 def _says_something(choice: Mapping[str, object]) -> bool:
@@ -371,10 +383,10 @@ def _last_boundary(buffer: bytes) -> int:
     return boundary
 
 
-_PING = b'"ping"'
+_IDLE = {Dialect.MESSAGES: ("ping",), Dialect.RESPONSES: ("keepalive", "response.in_progress")}
 _MARKS = {
     Dialect.RESPONSES: (b"response.completed", b"response.incomplete", b"response.failed"),
-    Dialect.MESSAGES: (b"message_", _PING),
+    Dialect.MESSAGES: (b"message_", b'"ping"'),
 }
 _FAILURE = b'"error"'
 _ENDS = {Dialect.RESPONSES: b"response.completed", Dialect.MESSAGES: b"message_stop"}

@@ -8,7 +8,9 @@ import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
+
+from arkgate.core.sound import sound_seconds
 
 Part = Mapping[str, object]
 HOLDERS: Final = frozenset({"messages", "input", "prompt", "system"})
@@ -26,16 +28,24 @@ _PICTURES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The types of parts that are pictures, and their fields that have the bytes or tell where they are."""
 _OF_UNKNOWN_LENGTH: Final = frozenset(
-    {"video_url", "audio_url", "video", "image_embeds", "audio_embeds", "video_embeds"}
+    {"video_url", "audio_url", "video", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"}
 )
 """Types of parts, and fields of those without one, that are short here and long for the model: vLLM's."""
 _SEALED: Final[Mapping[object, str]] = {
     "reasoning": "encrypted_content",
     "thinking": "signature",
     "redacted_thinking": "data",
+    "compaction": "encrypted_content",
 }
 """The types of parts that hold what the model thought, and the field in which only its server can read it."""
-_NO_PICTURE: Final = re.compile(r"\s*data:(?!image/)", re.IGNORECASE)
+THOUGHTS: Final = frozenset({"reasoning_details", "thinking_blocks", "extra_content"})
+"""Fields of messages and tool calls in which OpenRouter, LiteLLM and Gemini have such parts."""
+_SEALS: Final = frozenset({"data", "signature", "thought_signature", "encrypted_content"})
+"""How sealed fields are named below THOUGHTS."""
+_SEALED_TEXT: Final = re.compile(r"[A-Za-z0-9+/=_-]+")
+_NO_PICTURE: Final = re.compile(r"\s*data:(?!image/)|\s*(?:data:[^,]{0,100},)?\s*JVBERi", re.IGNORECASE)
+"""A `data:` URL of something else, or one that begins with base64 of `%PDF-`."""
+_PARTS: Final = frozenset({str, list, dict})
 _NO_TEXT: Final = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 """Characters that files have and texts do not."""
 
@@ -47,13 +57,20 @@ class QuestionTokens:
     usual: int
     """Our best guess: what is charged for where the backend tells nothing."""
     most: int
-    """More than its backend is likely to find in it: what is held for."""
+    """More than its backend is likely to find in it, its pictures apart: what is held for."""
     pictures: int = 0
     """How many pictures were taken for PICTURE_TOKENS each."""
 
 
-def parts_of(value: object) -> Iterator[Part | str | int]:
-    """Every turn and part of a field of HOLDERS: an object, a text, or a number of ids of tokens.
+class TokenIds(NamedTuple):
+    """A text as the ids of its tokens."""
+
+    number: int
+    """How many there are."""
+
+
+def parts_of(value: object) -> Iterator[Part | str | TokenIds]:
+    """Every turn and part of a field of HOLDERS: an object, a text, or ids of tokens.
 
     What is neither text nor object nor list is taken for such an id, of whatever type it is.
     """
@@ -63,9 +80,10 @@ def parts_of(value: object) -> Iterator[Part | str | int]:
         if isinstance(top, str):
             yield top
         elif isinstance(top, list):
-            inner = [entry for entry in top if isinstance(entry, (str, list, dict))]
+            kinds = set(map(type, top))
+            inner = top if kinds <= _PARTS else [entry for entry in top if type(entry) in _PARTS]
             if len(inner) < len(top):
-                yield len(top) - len(inner)
+                yield TokenIds(len(top) - len(inner))
             stack += reversed(inner)
         elif isinstance(top, dict):
             yield top
@@ -74,7 +92,14 @@ def parts_of(value: object) -> Iterator[Part | str | int]:
             if source is not None and source.get("type") == "content":
                 stack.append(source.get("content"))
         elif top is not None:
-            yield 1
+            yield TokenIds(1)
+
+
+def turns_in(value: object) -> int:
+    """How many turns or texts a field of HOLDERS has, ids of tokens apart."""
+    if not isinstance(value, list):
+        return 1
+    return 0 if _PARTS.isdisjoint(map(type, value)) else sum(type(entry) in _PARTS for entry in value)
 
 
 def picture_in(part: Part) -> tuple[str, ...] | None:
@@ -84,22 +109,59 @@ def picture_in(part: Part) -> tuple[str, ...] | None:
     """
     kind = part.get("type")
     names = _PICTURES.get(kind) if isinstance(kind, str) else None
-    if names is None and "image_url" not in part:
-        return None
-    if kind is None:
-        names = ("image_url",)  # vLLM goes by the field where a part has no type
-    return tuple(name for name in names or () if name in part)
+    if names is not None:
+        return tuple(name for name in names if name in part)
+    if kind is None:  # vLLM goes by the field where a part has no type
+        return ("image_url",) if "image_url" in part else None
+    return () if part.get("image_url") is not None else None
 
 
 def sound_in(part: Part) -> object | None:
-    """What is under `input_audio`: an object with the sound's `data`, in base64, and its `format`."""
-    return part.get("input_audio")
+    """The sound of a part in base64, under `input_audio`."""
+    sound = part.get("input_audio")
+    return sound.get("data", sound) if isinstance(sound, dict) else sound
 
 
 def sealed_in(part: Part) -> str | None:
     """The field of a part in which its server has sealed what the model thought."""
-    name = _SEALED.get(part.get("type")) if isinstance(part.get("type"), str) else None
-    return name if name is not None and isinstance(part.get(name), str) else None
+    kind = part.get("type")
+    name = _SEALED.get(kind) if isinstance(kind, str) else None
+    return name if name is not None and _is_sealed(part.get(name)) else None
+
+
+def unsealed(value: object) -> tuple[object, int]:
+    """A value below THOUGHTS without what is sealed in it, and how many characters that was."""
+    if isinstance(value, list):
+        read = [unsealed(entry) for entry in value]
+        return [entry for entry, _ in read], sum(sealed for _, sealed in read)
+    if not isinstance(value, dict):
+        return value, 0
+    kept: dict[str, object] = {}
+    characters = 0
+    for name, inner in value.items():
+        if name in _SEALS and isinstance(inner, str) and _is_sealed(inner):
+            characters += len(inner)
+        else:
+            kept[name], sealed = unsealed(inner)
+            characters += sealed
+    return kept, characters
+
+
+def unsealed_call(call: object) -> tuple[object, int]:
+    """A tool call, in the same way: what was sealed stands in its THOUGHTS."""
+    if not isinstance(call, dict) or THOUGHTS.isdisjoint(call):
+        return call, 0
+    kept = {name: value for name, value in call.items() if name not in THOUGHTS}
+    characters = 0
+    for name in THOUGHTS & call.keys():
+        kept[name], sealed = unsealed(call[name])
+        characters += sealed
+    return kept, characters
+
+
+def _is_sealed(value: object) -> bool:
+    """Whether it is base64: some servers put plain thoughts there (Ollama)."""
+    return isinstance(value, str) and _SEALED_TEXT.fullmatch(value) is not None
 
 
 def document_source(part: Part) -> Part | None:
@@ -129,7 +191,7 @@ def file_text(data: object) -> str | None:
         if not head.endswith(";base64"):
             return None
     try:
-        text = base64.b64decode(data, validate=True).decode()
+        text = base64.b64decode("".join(data.split()), validate=True).decode()
     except ValueError:
         return None
     return None if "%PDF" in text or _NO_TEXT.search(text) else text
@@ -144,12 +206,22 @@ def elsewhere(part: Part) -> str | None:
         return "audio of an earlier answer"
     if kind == "container_upload":
         return "a file by its id"
-    if (isinstance(kind, str) and kind in _OF_UNKNOWN_LENGTH) or not _OF_UNKNOWN_LENGTH.isdisjoint(part):
+    if _is_of_unknown_length(part):
         return "a video or sound of unknown length"
     picture = picture_in(part)
     if picture is None:
         return _file_elsewhere(part)
     return "a file in place of a picture" if any(_is_no_picture(part[name]) for name in picture) else None
+
+
+def _is_of_unknown_length(part: Part) -> bool:
+    kind = part.get("type")
+    if isinstance(kind, str) and kind in _OF_UNKNOWN_LENGTH:
+        return True
+    if any(name in part and (kind is None or part[name] is not None) for name in _OF_UNKNOWN_LENGTH):
+        return True
+    sound = sound_in(part)
+    return sound is not None and sound_seconds(sound) is None
 
 
 def _file_elsewhere(part: Part) -> str | None:
@@ -171,5 +243,8 @@ def _is_no_picture(payload: object) -> bool:
     """Whether a picture's field holds another file: some servers read a PDF there."""
     if not isinstance(payload, dict):
         return isinstance(payload, str) and _NO_PICTURE.match(payload) is not None
-    kind = payload.get("media_type")
-    return _is_no_picture(payload.get("url")) or (isinstance(kind, str) and not kind.startswith("image/"))
+    for name in ("media_type", "format"):  # Anthropic's, LiteLLM's
+        kind = payload.get(name)
+        if isinstance(kind, str) and "/" in kind and not kind.startswith("image/"):
+            return True
+    return any(_is_no_picture(payload.get(name)) for name in ("url", "data"))

@@ -56,10 +56,24 @@ _USUAL: Final[Mapping[str, tuple[object, ...]]] = {
 """Fields that make an answer dearer, and their values that do not."""
 _NEVER: Final = (
     *("models", "fallbacks", "provider", "preset", "plugins"),  # OpenRouter's
+    *("extra_body", "drop_params", "additional_drop_params", "allowed_openai_params"),  # LiteLLM's
+    *("context_window_fallbacks", "context_window_fallback_dict", "content_policy_fallbacks"),
+    *("cached_content", "vector_store_ids", "prompt_id"),
     *("chat_template", "mm_processor_kwargs", "media_io_kwargs", "prompt_embeds"),  # vLLM's
     "prediction",  # OpenAI charges what of it is not used as an answer
 )
 """Fields by which a server answers with another model, a search, or another question than was priced."""
+_TEMPLATE_NEVER: Final = frozenset(
+    {"chat_template", "messages", "conversation", "documents", "tools", "custom_tools"}
+)
+"""Names in vLLM's `chat_template_kwargs` by which the question is another one."""
+_SEARCHING: Final = frozenset(
+    {
+        *("googlesearch", "googlesearchretrieval", "enterprisewebsearch", "googlemaps", "urlcontext"),
+        *("codeexecution", "computeruse", "retrieval", "filesearch"),
+    }
+)
+"""Fields of a tool by which Gemini's API, behind LiteLLM, runs it; without `_`, in lower case."""
 _CACHE_TIMES: Final = (None, "5m")
 """How long a server may keep a part of the question: for an hour, it costs twice its price."""
 _STATE: Final = ("previous_response_id", "conversation")
@@ -78,6 +92,9 @@ def refuse_unpriced(
     for field in (*dear, *_NEVER):
         if document.get(field):
             raise NotSupported(f"{field} is not sold here: leave it out.")
+    kwargs = document.get("chat_template_kwargs")
+    if isinstance(kwargs, dict) and not _TEMPLATE_NEVER.isdisjoint(kwargs):
+        raise NotSupported("chat_template_kwargs with a question of their own are not sold here.")
     _refuse_compaction(document.get("context_management"), allowed)
     for tool in _tools_in(document):
         _refuse_server_tool(tool, allowed, server_tools)
@@ -99,6 +116,8 @@ def refuse_unpriced(
 
 def _tools_in(document: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     """Every tool: those in groups, too, and those that turns bring in, as responses' have them."""
+    if not isinstance(document.get("tools"), (list, type(None))):
+        raise InvalidRequest("tools must be a list of objects, each with a type.")
     stack = [document.get("tools")]
     for part in parts_of(document.get("input")):
         brought = part.get("tools") if isinstance(part, dict) else None
@@ -121,6 +140,9 @@ def _refuse_server_tool(
     kind = str(tool.get("type") or "custom")
     if kind.startswith(server_tools):
         return
+    for name in tool:
+        if name.replace("_", "").lower() in _SEARCHING and not name.startswith(server_tools):
+            raise NotSupported(f"Tools with {name[:80]!r} run at the backend and are not sold here.")
     runs_at_caller = kind.startswith(allowed)
     if kind in _AT_CALLER:
         field, values = _AT_CALLER[kind]
@@ -172,18 +194,10 @@ def brought_in(dialect: Dialect, document: Mapping[str, object]) -> str | None:
 def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int | None:
     """The longest answer in tokens, after the ceiling; told to the backend where it decides the price."""
     names = _LENGTHS[dialect]
-    for name in _OTHER_NUMBERS:
-        if document.pop(name, None) is not None:
-            raise InvalidRequest(f"{name} is no field of this API: give n.")
+    _refuse_other_names(document, names)
     if not names:
         return None
-    for name in _OTHER_LENGTHS:
-        if name not in names and document.pop(name, None) is not None:  # null goes, too: it may mean no limit
-            raise InvalidRequest(f"{name} is no field of this API: give {names[-1]}.")
-    given = {name: document[name] for name in names if document.get(name) is not None}
-    for name, value in given.items():
-        if type(value) is not int or not 1 <= value <= LENGTH_MAX:
-            raise InvalidRequest(f"{name} must be a whole number from 1 to {LENGTH_MAX}.")
+    given = _given_lengths(document, names)
     ceiling = model.max_tokens
     if not given:
         if not model.tariff.by_tokens and ceiling is None and not _has_large_tokens(document):
@@ -191,9 +205,34 @@ def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int 
         length = model.default_max_tokens if ceiling is None else min(ceiling, model.default_max_tokens)
         document[model.length_field if dialect is Dialect.CHAT else names[-1]] = length
         return length
-    length = max(value for value in given.values() if isinstance(value, int))
+    length = max(given.values())
     if ceiling is not None and length > ceiling:
         length = ceiling
         for name in given:
             document[name] = ceiling
     return length
+
+
+def _refuse_other_names(document: dict[str, object], names: tuple[str, ...]) -> None:
+    for name in _OTHER_NUMBERS:
+        if document.pop(name, None) is not None:  # null goes, too: it may mean no limit
+            raise InvalidRequest(f"{name} is no field of this API: give n.")
+    for name in _OTHER_LENGTHS if names else ():
+        if name not in names and document.pop(name, None) is not None:
+            raise InvalidRequest(f"{name} is no field of this API: give {names[-1]}.")
+
+
+def _given_lengths(document: dict[str, object], names: tuple[str, ...]) -> dict[str, int]:
+    """The lengths that a caller named. Those of -1 are taken out: some clients say so that they name none."""
+    given: dict[str, int] = {}
+    for name in names:
+        value = document.get(name)
+        if value is None:
+            continue
+        if value == -1:
+            del document[name]
+        elif type(value) is int and 1 <= value <= LENGTH_MAX:
+            given[name] = value
+        else:
+            raise InvalidRequest(f"{name} must be a whole number from 1 to {LENGTH_MAX}.")
+    return given

@@ -6,6 +6,7 @@ model by its own name, the length bounded, and the usage asked for.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import orjson
@@ -15,7 +16,7 @@ from arkgate.core.catalog import Model, Service
 from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal
 from arkgate.core.money import Msat, format_sats, sats
 from arkgate.core.pricing import Used
-from arkgate.core.question import PICTURE_TOKENS, QuestionTokens
+from arkgate.core.question import QuestionTokens
 from arkgate.gateway.order import CacheWish, Order, Shape
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.body import AMOUNT_SATS_MAX, check_media_type
@@ -33,8 +34,11 @@ PATHS: Final = {
 CHOICES_MAX = 16
 HOLD_MAX: Final = sats(AMOUNT_SATS_MAX)
 """What a call may cost at most."""
-DEPTH_MAX = 200
-"""orjson writes 254 levels, and what is asked comes back inside of an answer."""
+DEPTH_MAX = 64
+"""Of lists and objects: what is nested deeper costs a model, for which a template indents it, ever more."""
+PARTS_MAX = 20_000
+"""How many lists and objects a body may have: looking at each takes microseconds."""
+_NO_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
 EXPECTED_TOKENS = 256
 """What an answer is expected to have, for a price that is only foretold."""
 READ_ASIDE_BYTES = 16 * 1024
@@ -117,6 +121,8 @@ class OpenAiReader:
             raise InvalidRequest(f"{_ASKED[dialect]} is missing or empty.")
         stream = _flag(document, "stream")
         refuse_unpriced(dialect, document, model, self._server_tools)
+        if document.get("service_tier") == "auto":  # the default; some servers take it for a dearer one
+            del document["service_tier"]
         choices = _choices(document)
         length = bounded(dialect, document, model)
         wants_usage = False
@@ -180,7 +186,7 @@ class OpenAiReader:
         if context is not None and brought_in(outgoing.dialect, outgoing.document or {}):
             return context, context
         counted = self._count(outgoing)
-        most = counted.most + counted.pictures * max(0, model.picture_tokens - PICTURE_TOKENS)
+        most = counted.most + counted.pictures * model.picture_tokens
         if context is None:
             return counted.usual, most
         return min(counted.usual, context), min(most, context)
@@ -199,18 +205,35 @@ def read_document(body: bytes) -> dict[str, object]:
         raise InvalidRequest("The body is not valid JSON.") from exc
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    if body.count(b"{") + body.count(b"[") > DEPTH_MAX:
-        _check_can_be_written(document)
+    if not _is_surely_small(body):
+        _check_shape(document)
     return document
 
 
-def _check_can_be_written(document: Mapping[str, object]) -> None:
-    """Raises InvalidRequest."""
+def _is_surely_small(body: bytes) -> bool:
+    """Whether a body's brackets alone tell that it has few parts and levels; those in texts count, too."""
+    brackets = body.translate(None, _NO_BRACKETS)
+    if len(brackets) > 2 * PARTS_MAX:
+        return False
+    for _ in range(DEPTH_MAX // 2):  # each time one or two levels go
+        if not brackets:
+            return True
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return not brackets
+
+
+def _check_shape(document: Mapping[str, object]) -> None:
+    """Raises InvalidRequest for too many parts or levels."""
     level: list[object] = [document]
+    parts = 0
     for _ in range(DEPTH_MAX):
-        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, (dict, list))]
+        held = (inner for outer in level for inner in _inside(outer) if isinstance(inner, (dict, list)))
+        level = list(islice(held, PARTS_MAX + 1))
+        parts += len(level)
         if not level:
             return
+        if parts > PARTS_MAX:
+            raise InvalidRequest(f"The body has more than {PARTS_MAX:,} lists and objects.")
     raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.")
 
 
