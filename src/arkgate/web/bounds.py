@@ -109,8 +109,8 @@ def refuse_unpriced(
     state = brought_in(dialect, document)
     if state is not None:
         raise NotSupported(
-            f"{state} cannot be counted, and is not sold at a price by tokens: send all of the question as "
-            "text in the request."
+            f"What cannot be counted is not sold at a price by tokens: {state}. Send all of the question "
+            "in the request, as text."
         )
 
 
