@@ -655,6 +655,8 @@ class Outgoing:
     """Whether the answer is wanted as Server-Sent Events."""
     wants_usage: bool = False
     """Whether the caller asked to be told in the stream what was used."""
+    choices: int = 1
+    """How many answers were asked for."""
     method: str = "POST"
     target: bytes = b""
     """Of a RAW request: path and query after the API's base, as they go on the wire."""

@@ -2,13 +2,14 @@
 
 import base64
 import contextlib
+import json
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arkgate.backend.counting import count_question, count_used
@@ -185,7 +186,18 @@ def test_what_is_no_text_but_is_read_as_json_is_counted(value: object) -> None:
     assert count_question(question(messages=said)).most >= 2000
 
 
-@pytest.mark.parametrize("depth", [10, 200])
+@pytest.mark.parametrize("depth", [1, 20, 60])
+def test_an_indented_list_costs_what_a_model_reads_of_it(depth: int) -> None:
+    """As Llama's template writes tools."""
+    nested: object = [1] * 2000
+    for _ in range(depth):
+        nested = [nested]
+    written = json.dumps(nested, indent=4)
+
+    assert count_question(question(messages=parts(), tools=nested)).most >= count_tokens(written)
+
+
+@pytest.mark.parametrize("depth", [10, 60])
 def test_brackets_cost_what_a_model_reads_of_them(depth: int) -> None:
     nested: object = []
     for _ in range(depth):
@@ -250,10 +262,21 @@ def test_a_picture_counts_also_where_its_bytes_are_not(part: object) -> None:
     assert (counted.pictures, counted.usual >= 2 * PICTURE_TOKENS) == (2, True)
 
 
+def wav_format(rate: int, bits: int, kind: int = 1, more: bytes = b"") -> bytes:
+    return struct.pack("<4sIHHIIHH", b"fmt ", 16 + len(more), kind, 1, rate, 1, 2, bits) + more
+
+
+def wav_of(chunks: bytes, size: int) -> bytes:
+    head = struct.pack("<4sI4s", b"RIFF", size + 36, b"WAVE")
+    return head + chunks + struct.pack("<4sI", b"data", size) + bytes(size)
+
+
 def wav(seconds: float, *, rate: int = 16_000, bits: int = 16) -> bytes:
-    size = int(seconds * rate * bits // 8)
-    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, rate, 1, 2, bits)
-    return head + struct.pack("<4sI", b"data", size) + bytes(size)
+    return wav_of(wav_format(rate, bits), int(seconds * rate * bits // 8))
+
+
+def extensible(kind: int) -> bytes:
+    return wav_format(16_000, 16, 0xFFFE, struct.pack("<HHIH", 22, 16, 0, kind) + bytes(14))
 
 
 def mp3(seconds: float, *, tag: bool = True) -> bytes:
@@ -271,12 +294,20 @@ SOUNDS = {
     "MP3": mp3(30),
     "MP3 without a tag": mp3(30, tag=False),
     "MP3 at 8 kbit/s": mp3_at_8_kbits(30),
+    "mu-law": wav_of(wav_format(8000, 8, 7), 240_000),
+    "extensible": wav_of(extensible(1), 960_000),
+}
+SPELLINGS: dict[str, Callable[[bytes], str]] = {
+    "alone": encoded,
+    "in lines": lambda data: base64.encodebytes(data).decode(),
+    "as a URL": lambda data: encoded(data, "data:audio/wav;base64,"),
 }
 
 
+@pytest.mark.parametrize("spelled", SPELLINGS.values(), ids=SPELLINGS)
 @pytest.mark.parametrize("data", SOUNDS.values(), ids=SOUNDS)
-def test_a_sound_counts_by_its_time(data: bytes) -> None:
-    sound = {"type": "input_audio", "input_audio": {"data": encoded(data), "format": "any"}}
+def test_a_sound_counts_by_its_time(data: bytes, spelled: Callable[[bytes], str]) -> None:
+    sound = {"type": "input_audio", "input_audio": {"data": spelled(data), "format": "any"}}
     counted = count_question(question(messages=parts(sound)))
 
     assert 300 <= counted.usual < 320
@@ -284,19 +315,29 @@ def test_a_sound_counts_by_its_time(data: bytes) -> None:
     assert elsewhere(sound) is None
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"fLaC" + bytes(999),
-        b"OggS" + bytes(999),
-        wav(30, rate=100, bits=8),
-        b"RIFF1234WAVE",
-        b"",
-        b"\xff\xfb",
-    ],
-)
+UNCOUNTED = {
+    "FLAC": b"fLaC" + bytes(999),
+    "Opus": b"OggS" + bytes(999),
+    "few samples": wav(9, rate=100, bits=8),
+    "mu-law that says 64 kbit": wav_of(wav_format(8000, 65528, 7), 600_000),
+    "PCM of 7 bits": wav_of(wav_format(8000, 7), 999),
+    "MP3 in a WAV": wav_of(wav_format(24_000, 16, 0x55), 999),
+    "MP3 in an extensible WAV": wav_of(extensible(0x55), 999),
+    "two formats": wav_of(wav_format(48_000, 16) + wav_format(8000, 8), 999),
+    "a WAV without data": b"RIFF1234WAVE",
+    "nothing": b"",
+    "half a frame": b"\xff\xfb",
+}
+
+
+@pytest.mark.parametrize("data", UNCOUNTED.values(), ids=UNCOUNTED)
 def test_a_sound_that_may_be_as_long_as_it_likes_is_not_counted(data: bytes) -> None:
     assert elsewhere({"type": "input_audio", "input_audio": {"data": encoded(data), "format": "wav"}})
+
+
+@pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\x7f\x7f\x7f\x7f", b"\x80\x00\x00\x00"])
+def test_a_tag_that_says_it_is_longer_than_the_sound_hides_none_of_it(size: bytes) -> None:
+    assert (sound_seconds(encoded(b"ID3\x04\0\0" + size + mp3_at_8_kbits(60))) or 0) > 59
 
 
 def test_what_follows_the_frames_of_a_sound_may_be_more_of_it() -> None:
@@ -408,6 +449,15 @@ def test_what_was_said_counts_once_and_nothing_else_does(document: object) -> No
     assert count_used(question(), orjson.dumps(document)).output_tokens == 2
 
 
+def test_an_answer_that_is_nested_deeper_than_we_write_has_a_count() -> None:
+    asked: object = {}
+    for _ in range(300):
+        asked = {"a": asked}
+    answer = json.dumps({"content": [{"type": "tool_use", "input": asked}]}).encode()
+
+    assert count_used(question(), answer).output_tokens > 300
+
+
 def test_a_picture_in_an_answer_is_not_counted_as_words() -> None:
     picture = b'{"type": "image_url", "image_url": {"url": "data:image/png;base64,%b"}}' % (b"A" * 10_000)
     said = b'{"type": "text", "text": "hello world"}'
@@ -494,6 +544,7 @@ BODIES = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # says something of the machine
 @given(st.dictionaries(NAMED, BODIES, max_size=6), st.sampled_from(Dialect))
 def test_whatever_a_body_holds_it_is_counted_or_refused(
     document: dict[str, object], dialect: Dialect

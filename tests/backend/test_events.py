@@ -393,7 +393,8 @@ def test_the_end_of_one_of_two_choices_is_not_the_end() -> None:
     with pytest.raises(UpstreamError):
         meter.finish()
     whole = EventMeter(Dialect.CHAT, choices=2)
-    whole.feed(of(0, "stop") + of(1, "length"))
+    whole.feed(of(0) + of(1))
+    whole.feed(of(0, "stop") + of(1) * 20 + of(1, "length"))
     whole.finish()
 
     assert whole.ended
@@ -408,14 +409,63 @@ def test_tokens_from_a_cache_are_told_in_several_places(name: str) -> None:
     assert found.used == Used(75, 70, 0, 1)
 
 
-def test_what_was_told_at_the_start_is_not_taken_back_at_the_end() -> None:
+TOLD_TWICE: dict[str, tuple[dict[str, object], dict[str, object], Used]] = {
+    "nothing of the question at the end": (
+        {"input_tokens": 6000, "cache_read_input_tokens": 70, "output_tokens": 1},
+        {"output_tokens": 500},
+        Used(6070, 70, output_tokens=500),
+    ),
+    "a zero at the end": (
+        {"input_tokens": 6000, "cache_read_input_tokens": 70, "output_tokens": 1},
+        {"input_tokens": 0, "cache_read_input_tokens": None, "output_tokens": 500},
+        Used(6070, 70, output_tokens=500),
+    ),
+    "the cache's part at the end, as vLLM": (
+        {"input_tokens": 100_000, "output_tokens": 0},
+        {"input_tokens": 5000, "cache_read_input_tokens": 95_000, "output_tokens": 5},
+        Used(100_000, 95_000, output_tokens=5),
+    ),
+    "the same twice": (
+        {"input_tokens": 10, "cache_creation_input_tokens": 7, "output_tokens": 1},
+        {"input_tokens": 10, "cache_creation_input_tokens": 7, "output_tokens": 5},
+        Used(17, 0, 7, 5),
+    ),
+    "more at the end": (
+        {"input_tokens": 10, "output_tokens": 1},
+        {"input_tokens": 400, "output_tokens": 5},
+        Used(400, output_tokens=5),
+    ),
+    "all at the end": ({}, {"input_tokens": 400, "output_tokens": 5}, Used(400, output_tokens=5)),
+}
+
+
+@pytest.mark.parametrize(("begun", "ended", "used"), TOLD_TWICE.values(), ids=TOLD_TWICE)
+def test_what_messages_tell_twice_is_put_together(
+    begun: dict[str, object], ended: dict[str, object], used: Used
+) -> None:
     meter = EventMeter(Dialect.MESSAGES)
-    begun = {"input_tokens": 6000, "cache_read_input_tokens": 70, "output_tokens": 1}
     meter.feed(event({"type": "message_start", "message": {"usage": begun}}))
-    meter.feed(event({"type": "message_delta", "usage": {"input_tokens": 0, "output_tokens": 500}}))
+    meter.feed(event({"type": "message_delta", "usage": ended}))
 
     assert meter.usage is not None
-    assert meter.usage.used == Used(6070, 70, output_tokens=500)
+    assert meter.usage.used == used
+
+
+def test_an_impossible_count_at_the_end_is_not_covered_by_the_one_at_the_start() -> None:
+    meter = EventMeter(Dialect.MESSAGES)
+    begun = {"input_tokens": 10, "output_tokens": 1}
+    meter.feed(event({"type": "message_start", "message": {"usage": begun}}))
+    meter.feed(event({"type": "message_delta", "usage": {"output_tokens": -5}}))
+
+    assert meter.usage is None
+
+
+def test_a_ping_that_is_no_json_goes_on_as_it_is() -> None:
+    meter = EventMeter(Dialect.MESSAGES)
+    meter.feed(event({"type": "content_block_delta", "delta": {"text": "x"}}))
+    odd = b"event: ping\ndata: ping\n\n"
+
+    assert meter.feed(odd) == odd
 
 
 def test_a_start_without_the_answers_tokens_tells_the_questions() -> None:

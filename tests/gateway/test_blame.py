@@ -1,6 +1,7 @@
 """Answers that fail in the middle: what was the backend's doing is free, and what its reader's was is not."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -87,6 +88,13 @@ def test_who_reads_slowly_does_not_make_another_pay(tmp_path: Path) -> None:
     run(asyncio.wait_for(main(), 60))
 
 
+def large_api(port: int) -> dict[str, str]:
+    """An API with answers of up to 100 MB, that has eight seconds for each."""
+    settings = service(port, price_sats=1)
+    backend = settings["[[backends]]"].replace("total_timeout_seconds = 5", "total_timeout_seconds = 8")
+    return {**settings, "[[backends]]": backend + "\nstream_bytes_max = 100000000"}
+
+
 async def bought(stage: Stage, token: dict[str, str], *, stop_at: int, seconds: float) -> int:
     """How much of a large answer a reader has who stops once for so long."""
     read, stopped = 0, False
@@ -123,12 +131,7 @@ def test_a_backend_that_will_not_wait_for_a_reader_any_more_is_the_readers_doing
 
     async def main() -> None:
         async with serving(impatient) as server:
-            settings = service(server.port, price_sats=1)
-            backend = settings["[[backends]]"].replace(
-                "total_timeout_seconds = 5", "total_timeout_seconds = 8"
-            )
-            settings["[[backends]]"] = backend + "\nstream_bytes_max = 100000000"
-            async with staged(tmp_path, extra=settings) as stage:
+            async with staged(tmp_path, extra=large_api(server.port)) as stage:
                 token = await stage.fund_token(100)
                 read = await bought(stage, token, stop_at=16 * MEBIBYTE, seconds=seconds)
 
@@ -147,18 +150,34 @@ def token_with_others(number: int) -> bytes:
     return chunk(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
 
 
-@pytest.mark.parametrize(("more", "cost"), [({"logprobs": True, "top_logprobs": 20}, 50), ({}, 0)])
-def test_who_asks_for_many_bytes_a_token_pays_although_they_are_too_many(
-    tmp_path: Path, more: dict[str, Any], cost: int
+WORD = chunk(EVENT)
+NOTHING = chunk(b'data: {"choices": [{"index": 0, "delta": {}}]}\n\n')
+COMMENT = chunk(b": still here" * 100 + b"\n\n")
+TOO_LARGE: dict[str, tuple[dict[str, Any], list[bytes], int]] = {
+    "others for each token": (
+        {"logprobs": True, "top_logprobs": 20},
+        [token_with_others(number) for number in range(2000)],
+        50,
+    ),
+    "many tokens": ({"max_tokens": 20_000}, [WORD] * 20_000, 50),
+    "many answers": ({"n": 16}, [WORD] * 20_000, 50),
+    "others that nobody asked for": ({}, [token_with_others(number) for number in range(2000)], 0),
+    "more tokens than were asked for": ({"max_tokens": 100}, [WORD] * 20_000, 0),
+    "nothing without end": ({"max_tokens": 20_000}, [WORD, *[NOTHING] * 40_000], 0),
+    "comments without end": ({"max_tokens": 20_000}, [WORD, *[COMMENT] * 2000], 0),
+}
+
+
+@pytest.mark.parametrize(("more", "pieces", "cost"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_who_asks_for_too_large_an_answer_pays_and_who_is_sent_one_does_not(
+    tmp_path: Path, more: dict[str, Any], pieces: list[bytes], cost: int
 ) -> None:
     """Or the caller could decide when his answer becomes too large, and have it for nothing."""
 
     async def talkative(peer: Peer) -> None:
         await peer.request()
         await peer.send(HEAD)
-        for number in range(2000):
-            await peer.send(token_with_others(number))
-        await peer.send(chunk(LAST) + b"0\r\n\r\n")
+        await peer.send(b"".join(pieces) + chunk(LAST) + b"0\r\n\r\n")
 
     async def main() -> None:
         async with serving(talkative) as server:
@@ -167,12 +186,44 @@ def test_who_asks_for_many_bytes_a_token_pays_although_they_are_too_many(
                 token = await stage.fund_token()
                 answer = await stage.http.post(CHAT, json=question(**more), headers=token)
                 await at_rest(stage, token)
+                last = json.loads(answer.text.rstrip().rsplit("data: ", 1)[1])
 
-                assert answer.text.count('" w"') > 400
+                assert len(answer.content) > 500_000
                 assert "[DONE]" not in answer.text
-                assert ('"refunded":true' in answer.text) == (cost == 0)
+                assert last["refunded"] is (cost == 0)
+                assert ("nothing was charged" in last["error"]["message"]) == (cost == 0)
+                assert last["balance_remaining"] == 500 - cost
                 assert await spent(stage, token) == cost
                 assert await stage.verify() == []
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_a_reader_who_reads_on_steadily_does_not_pay_for_a_backend_that_breaks_off(tmp_path: Path) -> None:
+    """However slow he is: that is no reason to break off."""
+    size = 64 * MEBIBYTE
+
+    async def breaking(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(32):
+            await peer.send(b"x" * MEBIBYTE)
+        peer.close()
+
+    async def main() -> None:
+        async with serving(breaking) as server:
+            async with staged(tmp_path, extra=large_api(server.port)) as stage:
+                token = await stage.fund_token(100)
+                read = 0
+                with contextlib.suppress(httpx.HTTPError):
+                    async with stage.http.stream("GET", "/weather/large", headers=token) as answer:
+                        async for piece in answer.aiter_raw():
+                            read += len(piece)
+                            await asyncio.sleep(len(piece) / (10 * MEBIBYTE))
+                await at_rest(stage, token)
+
+                assert 16 * MEBIBYTE < read < size
+                assert (await stage.balance(token))["balance_sats"] == 100
 
     run(asyncio.wait_for(main(), 60))
 

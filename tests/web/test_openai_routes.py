@@ -226,6 +226,9 @@ def test_a_request_that_is_nested_too_deeply_is_refused(tmp_path: Path, path: st
             body = json.dumps({**ROUTES[path], "temperature": 0, "y": []}).replace("[]}", deep + "}")
             answer = await stage.http.post(path, content=body, headers=token)
             assert answer.status_code == status, answer.text
+        hidden = '["]",' * 300 + "1" + ',"["]' * 300
+        body = json.dumps({**ROUTES[path], "y": []}).replace("[]}", hidden + "}")
+        assert (await stage.http.post(path, content=body, headers=token)).status_code == 400
 
         assert await spent(stage, token) == 50
 

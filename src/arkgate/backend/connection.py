@@ -34,7 +34,11 @@ class TransportLimits:
 
 
 class AnswerTooLarge(httpx.RemoteProtocolError):
-    """The answer's head or body is over our limit."""
+    """The answer's body is over our limit."""
+
+
+class HeadTooLarge(httpx.RemoteProtocolError):
+    """The answer's head, or its framing, is over our limit."""
 
 
 class StaleConnection(httpx.ReadError):
@@ -343,8 +347,8 @@ class Connection(asyncio.Protocol):
     # What follows from it.
 
     def _after_read(self, exchange: Exchange, failure: Exception | None) -> None:
-        if exchange.has_too_much_framing():
-            exchange.fail(AnswerTooLarge("the answer's head or framing is over the limit"))
+        if exchange.has_too_much_framing() and not isinstance(failure, AnswerTooLarge):
+            exchange.fail(HeadTooLarge("the answer's head or framing is over the limit"))
         elif self._is_answered:
             self._exchange = None
             self.resume_reading()

@@ -51,6 +51,8 @@ KEPT_THOUGHT_TOKENS = 4096
 """What a thought may have that OpenAI keeps, and that is named by its id alone."""
 LINE_TOKENS = 2
 """What each line may cost that a model's template breaks JSON into, as Llama's does with tools."""
+LEVELS_A_TOKEN = 16
+"""How many levels of four spaces a token of a line's indentation has at least."""
 ESCAPED_TOKENS = 3
 """What `<`, `>` and `&` may cost beside themselves in JSON: Go writes them as six characters (Ollama)."""
 TOOLS_TOKENS = 700
@@ -147,9 +149,7 @@ class _Tally:
             return
         written = orjson.dumps(value)
         self._texts.append(written.decode())
-        # No more lines than that: indented, it would be larger by its depth.
-        lines = written.count(b",") + 2 * (written.count(b"[") + written.count(b"{"))
-        self._more += LINE_TOKENS * lines + _escaped_tokens(written)
+        self._more += _indentation_tokens(value) + _escaped_tokens(written)
 
     def add_hidden(self, tools: object) -> None:
         """What Anthropic adds to a question with tools."""
@@ -236,6 +236,24 @@ class _Tally:
             self._tokens += max(FILE_TOKENS, size // FILE_CHARACTERS_A_TOKEN)
 
 
+def _indentation_tokens(value: object) -> int:
+    """What a value may cost beside its compact JSON: a line for each entry and for each closing bracket."""
+    tokens, depth = 0, 0
+    level = [value]
+    while level:
+        held = [one for one in level if isinstance(one, (list, dict))]
+        depth += 1
+        lines = len(held) + sum(map(len, held))
+        tokens += lines * (LINE_TOKENS + depth // LEVELS_A_TOKEN)
+        level = [
+            inner
+            for outer in held
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (list, dict))
+        ]
+    return tokens
+
+
 def _escaped_tokens(written: bytes) -> int:
     return ESCAPED_TOKENS * sum(written.count(sign) for sign in (b"<", b">", b"&"))
 
@@ -255,9 +273,17 @@ def _spoken(value: object) -> Iterator[str]:
         elif isinstance(top, dict):
             asked = top.get("input")  # of a tool
             if asked is not None:
-                yield asked if isinstance(asked, str) else orjson.dumps(asked).decode()
+                yield asked if isinstance(asked, str) else _written(asked)
             thought = next((top[name] for name in _THOUGHTS if top.get(name)), None)
             stack += [thought, *(top[name] for name in _SPOKEN if name in top)]
+
+
+def _written(value: object) -> str:
+    """JSON, or what is like it where that is nested deeper than orjson writes."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        return str(value)
 
 
 def _answer_tokens(answer: bytes, *, stream: bool) -> int:

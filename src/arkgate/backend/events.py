@@ -25,7 +25,7 @@ LOOKED_BACK = 8
 TOKENS_MAX = 2**40
 """More of them than any call has: whoever says so is not believed."""
 DONE = b"[DONE]"
-_SUMS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+_QUESTION = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
 _BROKE_OFF = "The backend broke its stream off; nothing was charged."
 _EMPTY = "The backend's answer is empty; nothing was charged."
@@ -124,7 +124,8 @@ class EventMeter:
                 start += len(event.raw)
                 if self.begun or self.ended:
                     break
-        mark = _first_mark(self._dialect, block, start)
+        # The ends of several choices are far from each other: all is read.
+        mark = start if self._choices > 1 else _first_mark(self._dialect, block, start)
         if mark > start:
             passed.append(block[start:mark])
         if mark < len(block):
@@ -229,16 +230,30 @@ class EventMeter:
         told = document.get("usage") if isinstance(document, dict) else None
         if not isinstance(told, dict):
             return
-        earlier = dict(self._told_usage)
-        earlier.pop("iterations", None)  # they belong to the sums that they came with
-        merged = {**earlier, **{name: value for name, value in told.items() if value is not None}}
-        for name in _SUMS:  # they only grow
-            before, now = _count(earlier, name), _count(merged, name)
-            if before is not None and now is not None:
-                merged[name] = max(before, now)
+        merged = _merged_usage(self._told_usage, told)
         if len(merged) <= USAGE_NAMES_MAX:
             self._told_usage = merged
             self.usage = usage_in(Dialect.MESSAGES, {"usage": merged})
+
+
+def _merged_usage(earlier: Mapping[str, object], told: Mapping[str, object]) -> dict[str, object]:
+    """Anthropic's usage after a further word of it.
+
+    The question's three counts belong together: some servers tell at the end which part of it came from their
+    cache, others then tell nothing of it, or zeros. The answer's count only grows.
+    """
+    merged = {**earlier, **{name: value for name, value in told.items() if value is not None}}
+    if "iterations" not in told:
+        merged.pop("iterations", None)  # they belong to the sums that they came with
+    last = told if _question_tokens(told) >= _question_tokens(earlier) else earlier
+    if _question_tokens(last) > 0:
+        counts = {name: last[name] for name in _QUESTION if last.get(name) is not None}
+        merged = {name: value for name, value in merged.items() if name not in _QUESTION}
+        merged |= {"input_tokens": 0, **counts}
+    before, now = _count(earlier, "output_tokens"), _count(told, "output_tokens")
+    if before is not None and (now is not None or told.get("output_tokens") is None):
+        merged["output_tokens"] = max(before, now or 0)
+    return merged
 
 
 def usage_in(dialect: Dialect, document: Mapping[str, object]) -> Usage | None:
@@ -323,6 +338,10 @@ def _used_in_run(told: Mapping[str, object]) -> Used | None:
     return Used(question + cached + written, cached, written, answer)
 
 
+def _question_tokens(told: Mapping[str, object]) -> int:
+    return sum(_count(told, name) or 0 for name in _QUESTION)
+
+
 def _count(told: Mapping[str, object], *names: str) -> int | None:
     for name in names:
         value = told.get(name)
@@ -338,7 +357,10 @@ def _says_nothing(dialect: Dialect, block: bytes) -> bool:
     kinds = _IDLE.get(dialect, ())
     if not any(kind.encode() in block for kind in kinds):
         return False
-    return all(event.type in kinds or not event.data for event in events_in(block))
+    try:
+        return all(event.type in kinds or not event.data for event in events_in(block))
+    except UpstreamError:  # whoever has to read it says so
+        return False
 
 
 def _says_something(choice: Mapping[str, object]) -> bool:

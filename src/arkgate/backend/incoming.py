@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 
 from arkgate.backend.answer import ModelNames, read_whole
-from arkgate.backend.connection import AnswerTooLarge, Exchange
+from arkgate.backend.connection import AnswerTooLarge, Exchange, HeadTooLarge
 from arkgate.backend.events import EventMeter
 from arkgate.core.errors import Refusal, UpstreamError, UpstreamTimeout
 from arkgate.ports import Dialect, Outgoing, Usage
@@ -56,7 +56,7 @@ class Stream:
         self.headers: Sequence[tuple[bytes, bytes]] = exchange.headers
         self.sent_at, self.ends_at = exchange.sent_at, exchange.ends_at
         self._exchange = exchange
-        self._meter = EventMeter(outgoing.dialect, choices=_choices(outgoing))
+        self._meter = EventMeter(outgoing.dialect, choices=outgoing.choices)
         self._names = names
 
     @property
@@ -95,11 +95,6 @@ class Stream:
             last = meter.finish()
         if last:
             yield names.mapped(last)
-
-
-def _choices(outgoing: Outgoing) -> int:
-    number = (outgoing.document or {}).get("n")
-    return number if type(number) is int else 1
 
 
 def _check(exchange: Exchange) -> None:
@@ -154,6 +149,8 @@ def refusal_of(error: httpx.TransportError) -> Refusal:
     """What a failed exchange means for the caller."""
     if isinstance(error, httpx.TimeoutException):
         return UpstreamTimeout("The backend did not answer in time; nothing was charged.")
+    if isinstance(error, HeadTooLarge):
+        return UpstreamError("The backend's answer has too much around it; nothing was charged.")
     if isinstance(error, AnswerTooLarge):
         refusal = UpstreamError("The backend answered too much; nothing was charged.")
         refusal.is_too_large = True

@@ -6,8 +6,9 @@ from typing import Final
 
 _HEAD_CHARACTERS: Final = 4096
 """How much of the base64 is read to find out what it is."""
-_WAV_FORMATS: Final = frozenset({1, 3, 6, 7, 0xFFFE})
-"""PCM, floating point, A-law, mu-law, and the extensible one: all have a fixed number of bytes a second."""
+_WAV_BITS: Final = {1: (8, 16, 24, 32), 3: (32, 64), 6: (8,), 7: (8,)}
+"""PCM, floating point, A-law and mu-law, and how many bits a sample of them has: none is compressed."""
+_WAV_EXTENSIBLE: Final = 0xFFFE
 _WAV_RATE_MIN: Final = 8000
 """Samples a second; with fewer, hours fit into kilobytes."""
 _MP3_BYTES_A_SECOND_MIN: Final = 1000
@@ -31,6 +32,7 @@ def sound_seconds(data: object) -> float | None:
     """
     if not isinstance(data, str):
         return None
+    data = "".join((data.partition(",")[2] if data.startswith("data:") else data).split())
     try:
         head = base64.b64decode(data[:_HEAD_CHARACTERS])
         if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
@@ -43,28 +45,42 @@ def sound_seconds(data: object) -> float | None:
 
 
 def _wav_bytes_a_second(head: bytes) -> int | None:
-    """What a second takes by the `fmt ` chunk; its own word for that is not believed."""
-    at = 12
-    while at + 24 <= len(head):
+    """What a second takes by the one `fmt ` chunk before the data; its own word for that is not believed."""
+    at, found = 12, None
+    while at + 8 <= len(head):
         name, size = struct.unpack_from("<4sI", head, at)
-        if name == b"fmt ":
+        if name == b"data":
+            return found
+        if name == b"fmt " and at + 24 <= len(head):
+            if found is not None:
+                return None
             kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", head, at + 8)
-            is_known = kind in _WAV_FORMATS and rate >= _WAV_RATE_MIN and channels > 0 and bits >= 8
-            return channels * rate * bits // 8 if is_known else None
+            if kind == _WAV_EXTENSIBLE and at + 34 <= len(head):
+                kind = struct.unpack_from("<H", head, at + 32)[0]
+            if bits not in _WAV_BITS.get(kind, ()) or rate < _WAV_RATE_MIN or channels < 1:
+                return None
+            found = channels * rate * bits // 8
         at += 8 + size + size % 2
     return None
 
 
 def _mp3_seconds(data: bytes) -> float:
-    """The time of its frames, one after the other."""
-    at = 0
-    if data[:3] == b"ID3" and len(data) > 10:
-        at = 10 + (data[6] << 21 | data[7] << 14 | data[8] << 7 | data[9])
+    """The time of its frames, one after the other; what is none may be a frame at the lowest rate."""
+    at = _end_of_tag(data)
     seconds = 0.0
     while (frame := _mp3_frame(data, at)) is not None:
         size, lasts = frame
         at, seconds = at + size, seconds + lasts
     return seconds + max(0, len(data) - at) / _MP3_BYTES_A_SECOND_MIN
+
+
+def _end_of_tag(data: bytes) -> int:
+    """Where an ID3 tag ends (id3.org, 2.4, section 3.1); where it begins if it cannot be one."""
+    if data[:3] != b"ID3" or len(data) <= 10:
+        return 0
+    sizes = data[6:10]
+    end = 10 + (sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3])
+    return end if max(sizes) < 0x80 and 0xFF not in data[3:5] and end <= len(data) else 0
 
 
 def _mp3_frame(data: bytes, at: int) -> tuple[int, float] | None:

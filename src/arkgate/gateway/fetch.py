@@ -121,6 +121,7 @@ class Fetch:
         self._drain: asyncio.TimerHandle | None = None
         self._heard: Callable[[], None] | None = None
         self._is_held_up = False
+        self._held_up_since = 0.0
         self._waited_seconds = 0.0
         self._begun_at = self._ends_at = 0.0
         self._asked_at = 0.0
@@ -128,6 +129,10 @@ class Fetch:
         self._sent_at: float | None = None
         self._is_cut = False
         self._is_done = False
+
+    def now(self) -> float:
+        """The loop's time."""
+        return self._loop.time()
 
     @property
     def is_done(self) -> bool:
@@ -230,11 +235,10 @@ class Fetch:
         ran_out = isinstance(refusal, UpstreamTimeout) and now >= self._ends_at - LOOK_SECONDS
         broke_off = isinstance(refusal, UpstreamError) and not refusal.is_too_large
         if ran_out or (broke_off and self._is_raw):
-            patience = short if self._is_raw else self._patience_seconds
-            if ran_out and self._is_held_up:
-                patience = 0.0
             for follower in self._followers:
-                follower.notice_failure(now, patience)
+                was_there = self._is_held_up and follower.began_at <= self._held_up_since
+                patience = short if self._is_raw else self._patience_seconds
+                follower.notice_failure(now, 0.0 if ran_out and was_there else patience, in_one=broke_off)
 
     def when_done(self, heard: Callable[[], None]) -> None:
         """Calls back once, at the end of the run."""
@@ -322,7 +326,7 @@ class Fetch:
 
         What is kept until its end anyway is not worth a timeout: after a while it is taken all the same.
         """
-        began = self._loop.time()
+        began = self._held_up_since = self._loop.time()
         patience = self._patience_seconds - self._waited_seconds
         self._is_held_up = True
         try:
@@ -358,7 +362,10 @@ class Follower:
         self.position_bytes = 0
         self.has_held_up = False
         """Whether the answer failed because the backend had to wait for this reader."""
+        self.began_at = fetch.now()
         self._held_up_seconds = self._held_up_until = 0.0
+        self._longest_stop_seconds = 0.0
+        """What its connection took at most for one piece."""
         self._closing: bytes | None = None
         self._is_broken = False
 
@@ -383,10 +390,13 @@ class Follower:
         self._held_up_seconds += seconds
         self._held_up_until = now
 
-    def notice_failure(self, now: float, patience: float) -> None:
-        """The answer failed, maybe because of this reader: not where the backend has had as long since."""
-        held_up, since = self._held_up_seconds, now - self._held_up_until
-        self.has_held_up = held_up > patience and since < held_up
+    def notice_failure(self, now: float, patience: float, *, in_one: bool) -> None:
+        """The answer failed, maybe because of this reader: not where the backend has had as long since.
+
+        `in_one` asks for one stop of that length: who reads on steadily is not why a backend breaks off.
+        """
+        held_up = self._longest_stop_seconds if in_one else self._held_up_seconds
+        self.has_held_up = held_up > patience and now - self._held_up_until < held_up
 
     def close(self, closing: bytes, *, broken: bool = False) -> None:
         """The last bytes for the reader; `broken` where they are not the end of a good answer."""
@@ -412,8 +422,10 @@ class Follower:
                 number += len(parts)
                 piece = parts[0] if len(parts) == 1 else b"".join(parts)
                 self.was_given = self.was_given or fetch.begun
+                given_at = fetch.now()
                 yield piece
                 self.position_bytes += len(piece)
+                self._longest_stop_seconds = max(self._longest_stop_seconds, fetch.now() - given_at)
                 if fetch.size > AHEAD_BYTES_MAX:
                     fetch.read_to(number)
             elif self._closing is not None:

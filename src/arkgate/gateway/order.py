@@ -58,6 +58,23 @@ class CacheWish:
 
 
 @dataclass(frozen=True, slots=True)
+class Length:
+    """How long an answer may be by what was asked for."""
+
+    tokens: int
+    """In all of its choices together."""
+    token_bytes: int
+    """What each may take in a stream, with everything around it."""
+
+    def explains(self, size: int, *, tokens: int) -> bool:
+        """Whether so many bytes are what was asked for, and the tokens in them a good part of it.
+
+        A backend that repeats itself without end has more bytes than that, or says next to nothing in them.
+        """
+        return size <= self.tokens * self.token_bytes and size <= 4 * tokens * self.token_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """A request that can be served."""
 
@@ -71,8 +88,8 @@ class Order:
     is_data: bool = False
     """Whether a buffered answer is ArkAPI's `data` object alone."""
     cache: CacheWish | None = None
-    answer_tokens: int | None = None
-    """How many tokens its answers may have together; None where nobody knows."""
+    length: "Length | None" = None
+    """How long its answer may be; None where nobody knows."""
     response_headers: frozenset[bytes] = frozenset()
     """Lower-case names of the backend's headers that may go on to the caller."""
 

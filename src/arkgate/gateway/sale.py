@@ -200,18 +200,17 @@ class Sale:
         """Whether an answer that failed is paid for as far as it came.
 
         Who left, or read so slowly that the backend's time ran out, has had what it was given; so has who
-        asked for many bytes a token, and got no more tokens than were asked for (as we count them: twice as
-        many are not enough to say that a backend did not end).
+        asked for an answer that may be too large to be handed on.
         """
-        fetch, wanted = self._fetch, self._order.answer_tokens
+        fetch, length = self._fetch, self._order.length
         if not follower.was_given:
             return False
         if follower.has_left or follower.has_held_up:
             return True
-        if wanted is None or not (isinstance(fetch.failure, UpstreamError) and fetch.failure.is_too_large):
+        if length is None or not (isinstance(fetch.failure, UpstreamError) and fetch.failure.is_too_large):
             return False
         counted = await asyncio.to_thread(self._backend.count, self._order.outgoing, fetch.body)
-        return counted.output_tokens <= 2 * wanted
+        return length.explains(fetch.size, tokens=counted.output_tokens)
 
     def _hand_over(self, follower: Follower) -> None:
         """The reader may begin: what it gets is charged at its end."""
@@ -270,7 +269,7 @@ class Sale:
         if fetch.is_complete and fetch.is_stream:
             follower.close(order.shape.closing(fetch.held_back, replace(bill, balance=resolved.balance)))
         elif fetch.failure is not None:
-            self._close_failed(follower, fetch.failure)
+            self._close_failed(follower, _charged(fetch.failure).with_standing(resolved.standing))
         return Reply(
             head,
             body or b"",
@@ -360,6 +359,15 @@ def _leave_unread(handed: "asyncio.Future[Reply | Reserved]") -> None:
     reply = None if handed.exception() else handed.result()
     if isinstance(reply, Reply) and reply.stream is not None:
         reply.stream.leave()
+
+
+def _charged(failure: Refusal) -> Refusal:
+    """What ended an answer that is paid for as far as it came."""
+    refusal = _own(failure)
+    sentence = refusal.message.removesuffix(".").removesuffix("; nothing was charged")
+    refusal.message = f"{sentence}; what came of it was charged."
+    refusal.fields["refunded"] = False
+    return refusal
 
 
 def _own(refusal: Refusal) -> Refusal:

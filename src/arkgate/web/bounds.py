@@ -9,6 +9,11 @@ from arkgate.core.question import HOLDERS, elsewhere, parts_of
 from arkgate.ports import Dialect
 
 LENGTH_MAX: Final = 2**31 - 1
+EVENT_BYTES: Final = 400
+"""What a token takes in a stream, with the event around it: OpenAI's have 250."""
+LOGPROB_BYTES: Final = 300
+"""What each token takes that it might have been. Responses repeat them at the end of a part."""
+LOGPROBS_MAX: Final = 20
 _LENGTHS: Final = {
     Dialect.CHAT: ("max_completion_tokens", "max_tokens"),
     Dialect.COMPLETIONS: ("max_tokens",),
@@ -167,14 +172,14 @@ def _refuse_compaction(management: object, allowed: tuple[str, ...]) -> None:
             raise NotSupported("Compaction at the backend is not sold here: leave context_management out.")
 
 
-def _has_large_tokens(document: Mapping[str, object]) -> bool:
-    """Whether each token of the answer comes with others that it might have been, at 2 KB a token."""
+def token_bytes(document: Mapping[str, object]) -> int:
+    """What a token of an answer may take in a stream; with `logprobs`, those that it might have been, too."""
     included = document.get("include")
-    return bool(
-        document.get("logprobs")
-        or document.get("top_logprobs")
-        or (isinstance(included, list) and "message.output_text.logprobs" in included)
-    )
+    others = document.get("top_logprobs") or document.get("logprobs")
+    if not others and not (isinstance(included, list) and "message.output_text.logprobs" in included):
+        return EVENT_BYTES
+    number = others if type(others) is int and 0 < others <= LOGPROBS_MAX else LOGPROBS_MAX
+    return EVENT_BYTES + LOGPROB_BYTES * (1 + number)
 
 
 def brought_in(dialect: Dialect, document: Mapping[str, object]) -> str | None:
@@ -200,7 +205,8 @@ def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int 
     given = _given_lengths(document, names)
     ceiling = model.max_tokens
     if not given:
-        if not model.tariff.by_tokens and ceiling is None and not _has_large_tokens(document):
+        has_a_price = model.tariff.by_tokens or document.get("n") not in (None, 1)
+        if not has_a_price and ceiling is None and token_bytes(document) == EVENT_BYTES:
             return None
         length = model.default_max_tokens if ceiling is None else min(ceiling, model.default_max_tokens)
         document[model.length_field if dialect is Dialect.CHAT else names[-1]] = length

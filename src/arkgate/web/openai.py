@@ -17,10 +17,10 @@ from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal
 from arkgate.core.money import Msat, format_sats, sats
 from arkgate.core.pricing import Used
 from arkgate.core.question import QuestionTokens
-from arkgate.gateway.order import CacheWish, Order, Shape
+from arkgate.gateway.order import CacheWish, Length, Order, Shape
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.body import AMOUNT_SATS_MAX, check_media_type
-from arkgate.web.bounds import bounded, brought_in, refuse_unpriced
+from arkgate.web.bounds import bounded, brought_in, refuse_unpriced, token_bytes
 from arkgate.web.shapes import AnthropicShape, OpenAiShape
 
 Count = Callable[[Outgoing], QuestionTokens]
@@ -38,7 +38,6 @@ DEPTH_MAX = 64
 """Of lists and objects: what is nested deeper costs a model, for which a template indents it, ever more."""
 PARTS_MAX = 20_000
 """How many lists and objects a body may have: looking at each takes microseconds."""
-_NO_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
 EXPECTED_TOKENS = 256
 """What an answer is expected to have, for a price that is only foretold."""
 READ_ASIDE_BYTES = 16 * 1024
@@ -132,7 +131,13 @@ class OpenAiReader:
             raise NotSupported("background is not supported: an answer is paid when it is there.")
         passed = tuple((name, headers[name]) for name in _PASSED.get(dialect, ()) if name in headers)
         outgoing = Outgoing(
-            dialect, document, model.name, stream=stream, wants_usage=wants_usage, headers=passed
+            dialect,
+            document,
+            model.name,
+            stream=stream,
+            wants_usage=wants_usage,
+            choices=choices,
+            headers=passed,
         )
         shape: Shape = AnthropicShape()
         if dialect is not Dialect.MESSAGES:
@@ -145,7 +150,7 @@ class OpenAiReader:
             expected,
             shape,
             cache=self._cache_wish(dialect, document),
-            answer_tokens=None if length is None else length * choices,
+            length=None if length is None else Length(length * choices, token_bytes(document)),
         )
 
     def _model(self, name: object) -> Model:
@@ -187,9 +192,9 @@ class OpenAiReader:
             return context, context
         counted = self._count(outgoing)
         most = counted.most + counted.pictures * model.picture_tokens
-        if context is None:
-            return counted.usual, most
-        return min(counted.usual, context), min(most, context)
+        if context is not None:
+            most = min(most, context)
+        return min(counted.usual, most), most
 
     def _cache_wish(self, dialect: Dialect, document: Mapping[str, object]) -> CacheWish | None:
         if dialect is not Dialect.EMBEDDINGS and not self._cache.allow(document):
@@ -205,21 +210,9 @@ def read_document(body: bytes) -> dict[str, object]:
         raise InvalidRequest("The body is not valid JSON.") from exc
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    if not _is_surely_small(body):
+    if body.count(b"[") + body.count(b"{") > DEPTH_MAX:
         _check_shape(document)
     return document
-
-
-def _is_surely_small(body: bytes) -> bool:
-    """Whether a body's brackets alone tell that it has few parts and levels; those in texts count, too."""
-    brackets = body.translate(None, _NO_BRACKETS)
-    if len(brackets) > 2 * PARTS_MAX:
-        return False
-    for _ in range(DEPTH_MAX // 2):  # each time one or two levels go
-        if not brackets:
-            return True
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    return not brackets
 
 
 def _check_shape(document: Mapping[str, object]) -> None:
