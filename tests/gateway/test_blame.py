@@ -130,14 +130,16 @@ def test_a_backend_that_will_not_wait_for_a_reader_any_more_is_the_readers_doing
         peer.close()
 
     async def main() -> None:
-        async with serving(impatient) as server:
-            async with staged(tmp_path, extra=large_api(server.port)) as stage:
-                token = await stage.fund_token(100)
-                read = await bought(stage, token, stop_at=16 * MEBIBYTE, seconds=seconds)
+        async with (
+            serving(impatient) as server,
+            staged(tmp_path, extra=large_api(server.port)) as stage,
+        ):
+            token = await stage.fund_token(100)
+            read = await bought(stage, token, stop_at=16 * MEBIBYTE, seconds=seconds)
 
-                assert 16 * MEBIBYTE <= read < size
-                assert (await stage.balance(token))["balance_sats"] == 100 - paid
-                assert await stage.verify() == []
+            assert 16 * MEBIBYTE <= read < size
+            assert (await stage.balance(token))["balance_sats"] == 100 - paid
+            assert await stage.verify() == []
 
     run(asyncio.wait_for(main(), 60))
 
@@ -211,19 +213,21 @@ def test_a_reader_who_reads_on_steadily_does_not_pay_for_a_backend_that_breaks_o
         peer.close()
 
     async def main() -> None:
-        async with serving(breaking) as server:
-            async with staged(tmp_path, extra=large_api(server.port)) as stage:
-                token = await stage.fund_token(100)
-                read = 0
-                with contextlib.suppress(httpx.HTTPError):
-                    async with stage.http.stream("GET", "/weather/large", headers=token) as answer:
-                        async for piece in answer.aiter_raw():
-                            read += len(piece)
-                            await asyncio.sleep(len(piece) / (10 * MEBIBYTE))
-                await at_rest(stage, token)
+        async with (
+            serving(breaking) as server,
+            staged(tmp_path, extra=large_api(server.port)) as stage,
+        ):
+            token = await stage.fund_token(100)
+            read = 0
+            with contextlib.suppress(httpx.HTTPError):
+                async with stage.http.stream("GET", "/weather/large", headers=token) as answer:
+                    async for piece in answer.aiter_raw():
+                        read += len(piece)
+                        await asyncio.sleep(len(piece) / (10 * MEBIBYTE))
+            await at_rest(stage, token)
 
-                assert 16 * MEBIBYTE < read < size
-                assert (await stage.balance(token))["balance_sats"] == 100
+            assert 16 * MEBIBYTE < read < size
+            assert (await stage.balance(token))["balance_sats"] == 100
 
     run(asyncio.wait_for(main(), 60))
 
