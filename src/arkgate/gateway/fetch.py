@@ -27,6 +27,8 @@ LOOK_SECONDS = 1.0
 """How often a fetch that waits looks whether its time is over."""
 STALL_SECONDS = 5.0
 """A backend that has said nothing for so long is what an answer waits for, however slow its readers were."""
+SOCKET_BYTES_MAX = 16 * 1024 * 1024
+"""What may lie between a backend and us: who has sent more than that since a stop has gone on after it."""
 PIECE_BYTES_MAX = 256 * 1024
 """What a reader is handed at once: what its connection holds of it is memory of its own."""
 KEPT_BYTES = 1024 * 1024
@@ -364,8 +366,10 @@ class Follower:
         """Whether the answer failed because the backend had to wait for this reader."""
         self.began_at = fetch.now()
         self._held_up_seconds = self._held_up_until = 0.0
-        self._longest_stop_seconds = 0.0
-        """What its connection took at most for one piece."""
+        self._stop_seconds = 0.0
+        """What its connection took at most for one of the last pieces."""
+        self._stopped_at_bytes = 0
+        """How much had come when that stop was over."""
         self._closing: bytes | None = None
         self._is_broken = False
 
@@ -393,10 +397,24 @@ class Follower:
     def notice_failure(self, now: float, patience: float, *, in_one: bool) -> None:
         """The answer failed, maybe because of this reader: not where the backend has had as long since.
 
-        `in_one` asks for one stop of that length: who reads on steadily is not why a backend breaks off.
+        `in_one` asks for one stop of that length, not long ago: who reads on steadily is not why a backend
+        breaks off.
         """
-        held_up = self._longest_stop_seconds if in_one else self._held_up_seconds
-        self.has_held_up = held_up > patience and now - self._held_up_until < held_up
+        if in_one:
+            self._forget_stop()
+            self.has_held_up = self._stop_seconds > patience
+        else:
+            held_up = self._held_up_seconds
+            self.has_held_up = held_up > patience and now - self._held_up_until < held_up
+
+    def _note_stop(self, seconds: float) -> None:
+        self._forget_stop()
+        if seconds >= self._stop_seconds:
+            self._stop_seconds, self._stopped_at_bytes = seconds, self.fetch.size
+
+    def _forget_stop(self) -> None:
+        if self.fetch.size - self._stopped_at_bytes > SOCKET_BYTES_MAX:
+            self._stop_seconds = 0.0
 
     def close(self, closing: bytes, *, broken: bool = False) -> None:
         """The last bytes for the reader; `broken` where they are not the end of a good answer."""
@@ -425,8 +443,8 @@ class Follower:
                 given_at = fetch.now()
                 yield piece
                 self.position_bytes += len(piece)
-                self._longest_stop_seconds = max(self._longest_stop_seconds, fetch.now() - given_at)
                 if fetch.size > AHEAD_BYTES_MAX:
+                    self._note_stop(fetch.now() - given_at)
                     fetch.read_to(number)
             elif self._closing is not None:
                 if self._closing:
