@@ -304,6 +304,15 @@ SPELLINGS: dict[str, Callable[[bytes], str]] = {
 }
 
 
+def test_a_sound_may_begin_late_in_its_file() -> None:
+    """As Apple's recorders write it."""
+    filler = struct.pack("<4sI", b"FLLR", 4044) + bytes(4044)
+
+    assert sound_seconds(encoded(wav_of(wav_format(16_000, 16) + filler, 160_000))) == pytest.approx(
+        5, rel=0.1
+    )
+
+
 @pytest.mark.parametrize("spelled", SPELLINGS.values(), ids=SPELLINGS)
 @pytest.mark.parametrize("data", SOUNDS.values(), ids=SOUNDS)
 def test_a_sound_counts_by_its_time(data: bytes, spelled: Callable[[bytes], str]) -> None:
@@ -454,8 +463,10 @@ def test_an_answer_that_is_nested_deeper_than_we_write_has_a_count() -> None:
     for _ in range(300):
         asked = {"a": asked}
     answer = json.dumps({"content": [{"type": "tool_use", "input": asked}]}).encode()
+    deeper = b'{"content": [{"input": %b1%b}]}' % (b'{"a":' * 1015, b"}" * 1015)
 
     assert count_used(question(), answer).output_tokens > 300
+    assert count_used(question(), deeper).output_tokens >= 0
 
 
 def test_a_picture_in_an_answer_is_not_counted_as_words() -> None:

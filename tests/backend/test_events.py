@@ -341,6 +341,18 @@ def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:
     assert meter.ended
 
 
+def test_a_usage_that_is_no_usage_is_not_kept() -> None:
+    meter = EventMeter(Dialect.MESSAGES)
+    begun = {"input_tokens": 9, "output_tokens": 1, "more": [0] * 100_000}
+    started = time.perf_counter()
+    meter.feed(event({"type": "message_start", "message": {"usage": begun}}))
+    for _ in range(2000):
+        meter.feed(event({"type": "message_delta", "usage": {"output_tokens": 1}}))
+
+    assert time.perf_counter() - started < 1
+    assert meter.usage is None
+
+
 def test_thousands_of_usages_cost_no_more_than_their_size() -> None:
     meter = EventMeter(Dialect.MESSAGES)
     usages = b"".join(
@@ -424,6 +436,21 @@ TOLD_TWICE: dict[str, tuple[dict[str, object], dict[str, object], Used]] = {
         {"input_tokens": 100_000, "output_tokens": 0},
         {"input_tokens": 5000, "cache_read_input_tokens": 95_000, "output_tokens": 5},
         Used(100_000, 95_000, output_tokens=5),
+    ),
+    "all of it at the end": (
+        {"input_tokens": 5000, "cache_read_input_tokens": 95_000, "output_tokens": 0},
+        {"input_tokens": 100_000, "output_tokens": 5},
+        Used(100_000, 95_000, output_tokens=5),
+    ),
+    "the cache's part alone at the end": (
+        {"input_tokens": 5000, "output_tokens": 0},
+        {"cache_read_input_tokens": 95_000, "output_tokens": 5},
+        Used(100_000, 95_000, output_tokens=5),
+    ),
+    "no runs any more": (
+        {"input_tokens": 10, "output_tokens": 1, "iterations": [{"input_tokens": 900, "output_tokens": 900}]},
+        {"iterations": None, "output_tokens": 6},
+        Used(10, output_tokens=6),
     ),
     "the same twice": (
         {"input_tokens": 10, "cache_creation_input_tokens": 7, "output_tokens": 1},

@@ -153,6 +153,7 @@ def token_with_others(number: int) -> bytes:
 
 WORD = chunk(EVENT)
 NOTHING = chunk(b'data: {"choices": [{"index": 0, "delta": {}}]}\n\n')
+SOUND = chunk(b'data: {"choices": [{"delta": {"audio": {"data": "%b"}}}]}\n\n' % (b"A" * 40_000))
 COMMENT = chunk(b": still here" * 100 + b"\n\n")
 TOO_LARGE: dict[str, tuple[dict[str, Any], list[bytes], int]] = {
     "others for each token": (
@@ -160,10 +161,19 @@ TOO_LARGE: dict[str, tuple[dict[str, Any], list[bytes], int]] = {
         [token_with_others(number) for number in range(2000)],
         50,
     ),
+    "a few of them": ({"logprobs": True}, [token_with_others(number) for number in range(2000)], 50),
     "many tokens": ({"max_tokens": 20_000}, [WORD] * 20_000, 50),
+    "many tokens with much around them": ({"max_tokens": 2000}, [token_with_others(1)] * 2000, 50),
+    "sounds": ({"max_tokens": 2000, "modalities": ["text", "audio"]}, [WORD, *[SOUND] * 40], 50),
     "many answers": ({"n": 16}, [WORD] * 20_000, 50),
     "others that nobody asked for": ({}, [token_with_others(number) for number in range(2000)], 0),
     "more tokens than were asked for": ({"max_tokens": 100}, [WORD] * 20_000, 0),
+    "more tokens than were asked for with others": (
+        {"max_tokens": 100, "logprobs": True},
+        [WORD] * 20_000,
+        0,
+    ),
+    "more tokens than anybody asked for": ({}, [WORD] * 20_000, 0),
     "nothing without end": ({"max_tokens": 20_000}, [WORD, *[NOTHING] * 40_000], 0),
     "comments without end": ({"max_tokens": 20_000}, [WORD, *[COMMENT] * 2000], 0),
 }

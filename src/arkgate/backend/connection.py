@@ -347,7 +347,7 @@ class Connection(asyncio.Protocol):
     # What follows from it.
 
     def _after_read(self, exchange: Exchange, failure: Exception | None) -> None:
-        if exchange.has_too_much_framing() and not isinstance(failure, AnswerTooLarge):
+        if failure is None and exchange.has_too_much_framing():
             exchange.fail(HeadTooLarge("the answer's head or framing is over the limit"))
         elif self._is_answered:
             self._exchange = None

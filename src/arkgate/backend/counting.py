@@ -279,11 +279,13 @@ def _spoken(value: object) -> Iterator[str]:
 
 
 def _written(value: object) -> str:
-    """JSON, or what is like it where that is nested deeper than orjson writes."""
+    """JSON, or what is like it where that is nested too deeply; nothing where it is deeper yet."""
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:
-        return str(value)
+        with contextlib.suppress(RecursionError):
+            return str(value)
+        return ""
 
 
 def _answer_tokens(answer: bytes, *, stream: bool) -> int:

@@ -9,7 +9,7 @@ clients read them; where servers differ the comment names one.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -19,7 +19,7 @@ from arkgate.core.pricing import Used
 from arkgate.ports import Dialect, Usage
 
 USAGE_DEPTH_MAX = 8
-USAGE_NAMES_MAX = 100
+USAGE_BYTES_MAX = 16 * 1024
 LOOKED_BACK = 8
 """How many events that tell nothing may stand between those that tell of usage and the end."""
 TOKENS_MAX = 2**40
@@ -124,8 +124,9 @@ class EventMeter:
                 start += len(event.raw)
                 if self.begun or self.ended:
                     break
-        # The ends of several choices are far from each other: all is read.
-        mark = start if self._choices > 1 else _first_mark(self._dialect, block, start)
+        # The ends of several choices may be far from each other: from the first on all is read.
+        words = _FINISHED if self._choices > 1 else ()
+        mark = _first_mark(self._dialect, block, start, words)
         if mark > start:
             passed.append(block[start:mark])
         if mark < len(block):
@@ -231,7 +232,7 @@ class EventMeter:
         if not isinstance(told, dict):
             return
         merged = _merged_usage(self._told_usage, told)
-        if len(merged) <= USAGE_NAMES_MAX:
+        if _is_small(merged):
             self._told_usage = merged
             self.usage = usage_in(Dialect.MESSAGES, {"usage": merged})
 
@@ -243,13 +244,15 @@ def _merged_usage(earlier: Mapping[str, object], told: Mapping[str, object]) -> 
     cache, others then tell nothing of it, or zeros. The answer's count only grows.
     """
     merged = {**earlier, **{name: value for name, value in told.items() if value is not None}}
-    if "iterations" not in told:
+    if told.get("iterations") is None:
         merged.pop("iterations", None)  # they belong to the sums that they came with
-    last = told if _question_tokens(told) >= _question_tokens(earlier) else earlier
-    if _question_tokens(last) > 0:
-        counts = {name: last[name] for name in _QUESTION if last.get(name) is not None}
+    question = _counts_of(told, input_tokens=_count(earlier, "input_tokens"))
+    known = _counts_of(earlier)
+    if (sum(known.values()), _cached(known)) > (sum(question.values()), _cached(question)):
+        question = known
+    if question:
         merged = {name: value for name, value in merged.items() if name not in _QUESTION}
-        merged |= {"input_tokens": 0, **counts}
+        merged |= {"input_tokens": 0, **question}
     before, now = _count(earlier, "output_tokens"), _count(told, "output_tokens")
     if before is not None and (now is not None or told.get("output_tokens") is None):
         merged["output_tokens"] = max(before, now or 0)
@@ -268,6 +271,13 @@ def usage_in(dialect: Dialect, document: Mapping[str, object]) -> Usage | None:
     read = _used_by_anthropic if dialect is Dialect.MESSAGES else _used
     used = read(told)
     return None if used is None else Usage(used, told)
+
+
+def _is_small(usage: Mapping[str, object]) -> bool:
+    try:
+        return len(orjson.dumps(usage)) <= USAGE_BYTES_MAX
+    except orjson.JSONEncodeError:  # too deep
+        return False
 
 
 def _is_shallow(value: object, levels: int) -> bool:
@@ -338,8 +348,16 @@ def _used_in_run(told: Mapping[str, object]) -> Used | None:
     return Used(question + cached + written, cached, written, answer)
 
 
-def _question_tokens(told: Mapping[str, object]) -> int:
-    return sum(_count(told, name) or 0 for name in _QUESTION)
+def _counts_of(told: Mapping[str, object], *, input_tokens: int | None = None) -> dict[str, int]:
+    """What Anthropic's usage tells of a question; `input_tokens` where it does not tell them."""
+    counts = {name: _count(told, name) for name in _QUESTION}
+    if told.get("input_tokens") is None and any(counts.values()):
+        counts["input_tokens"] = input_tokens
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def _cached(counts: Mapping[str, int]) -> int:
+    return counts.get("cache_read_input_tokens", 0)
 
 
 def _count(told: Mapping[str, object], *names: str) -> int | None:
@@ -411,11 +429,12 @@ _MARKS = {
     Dialect.MESSAGES: (b"message_", b'"ping"'),
 }
 _FAILURE = b'"error"'
+_FINISHED = (b'"finish_reason":"', b'"finish_reason": "')
 _ENDS = {Dialect.RESPONSES: b"response.completed", Dialect.MESSAGES: b"message_stop"}
 """Looked for everywhere: a failure may be told at any time, and nothing that follows an end counts."""
 
 
-def _first_mark(dialect: Dialect, block: bytes, start: int) -> int:
+def _first_mark(dialect: Dialect, block: bytes, start: int, more: Sequence[bytes]) -> int:
     """Where the first event begins that must be read; the block's end where there is none.
 
     Usage is told last, so the events are looked at from the last one back, as long as some of them tell
@@ -433,8 +452,8 @@ def _first_mark(dialect: Dialect, block: bytes, start: int) -> int:
         else:
             silent += 1
         place = begin
-    for words in (_FAILURE, _ENDS.get(dialect, DONE)):
-        place = block.find(words, start, mark)
+    for word in (_FAILURE, _ENDS.get(dialect, DONE), *more):
+        place = block.find(word, start, mark)
         if place >= 0:
             mark = _begin(block, start, place)
     return mark

@@ -128,7 +128,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "unless given. Anthropic takes a quarter more.",
         "output_sats_per_million": "What a million tokens of the answer cost.",
         "max_tokens": "The longest answer that may be asked for; a request for more is cut to it. 0: any.",
-        "default_max_tokens": "How long an answer may be that names no length, where tokens are priced.",
+        "default_max_tokens": "How long an answer may be that names no length, where tokens are priced or "
+        "several answers or `logprobs` are asked for.",
         "context_tokens": "What the model reads at most. Shown to callers, and held where a request brings "
         "in what it does not hold, such as an earlier response.",
         "picture_tokens": "What a picture may cost in tokens at most: held for each.",

@@ -4,7 +4,7 @@ import base64
 import struct
 from typing import Final
 
-_HEAD_CHARACTERS: Final = 4096
+_HEAD_CHARACTERS: Final = 128 * 1024
 """How much of the base64 is read to find out what it is."""
 _WAV_BITS: Final = {1: (8, 16, 24, 32), 3: (32, 64), 6: (8,), 7: (8,)}
 """PCM, floating point, A-law and mu-law, and how many bits a sample of them has: none is compressed."""

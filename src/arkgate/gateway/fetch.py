@@ -29,7 +29,7 @@ STALL_SECONDS = 5.0
 """A backend that has said nothing for so long is what an answer waits for, however slow its readers were."""
 SOCKET_BYTES_MAX = 16 * 1024 * 1024
 """What may lie between a backend and us: who has sent more than that since a stop has gone on after it."""
-PIECE_BYTES_MAX = 256 * 1024
+PIECE_BYTES_MAX = 64 * 1024
 """What a reader is handed at once: what its connection holds of it is memory of its own."""
 KEPT_BYTES = 1024 * 1024
 """How much of a RAW answer is kept for whoever asks again."""
@@ -349,7 +349,7 @@ class Fetch:
         finally:
             now = self._loop.time()
             for follower in slow:
-                follower.add_held_up(now - began, now)
+                follower.add_held_up(began, now)
 
 
 class Follower:
@@ -366,10 +366,12 @@ class Follower:
         """Whether the answer failed because the backend had to wait for this reader."""
         self.began_at = fetch.now()
         self._held_up_seconds = self._held_up_until = 0.0
+        self._moved_at = 0.0
+        """When its connection took the last piece."""
         self._stop_seconds = 0.0
-        """What its connection took at most for one of the last pieces."""
-        self._stopped_at_bytes = 0
-        """How much had come when that stop was over."""
+        """For how long the backend has had to wait since then."""
+        self._stops: list[tuple[float, int]] = []
+        """Earlier ones of a second and more, and how much had come when each was over."""
         self._closing: bytes | None = None
         self._is_broken = False
 
@@ -389,10 +391,17 @@ class Follower:
             self.fetch.left()
             self.fetch.came.ring()
 
-    def add_held_up(self, seconds: float, now: float) -> None:
-        """The backend had to wait for this reader for so long, until now in the loop's time."""
-        self._held_up_seconds += seconds
+    def add_held_up(self, began: float, now: float) -> None:
+        """The backend had to wait for this reader from then until now, in the loop's time."""
+        self._held_up_seconds += now - began
         self._held_up_until = now
+        if self._moved_at < began:
+            self._stop_seconds += now - began
+            return
+        stop = self._stop_seconds + self._moved_at - began
+        self._stop_seconds = now - self._moved_at
+        if stop >= LOOK_SECONDS:
+            self._stops.append((stop, self.fetch.size))
 
     def notice_failure(self, now: float, patience: float, *, in_one: bool) -> None:
         """The answer failed, maybe because of this reader: not where the backend has had as long since.
@@ -401,20 +410,12 @@ class Follower:
         breaks off.
         """
         if in_one:
-            self._forget_stop()
-            self.has_held_up = self._stop_seconds > patience
+            since = self.fetch.size - SOCKET_BYTES_MAX
+            stops = [seconds for seconds, size in self._stops if size >= since]
+            self.has_held_up = max([self._stop_seconds, *stops]) > patience
         else:
             held_up = self._held_up_seconds
             self.has_held_up = held_up > patience and now - self._held_up_until < held_up
-
-    def _note_stop(self, seconds: float) -> None:
-        self._forget_stop()
-        if seconds >= self._stop_seconds:
-            self._stop_seconds, self._stopped_at_bytes = seconds, self.fetch.size
-
-    def _forget_stop(self) -> None:
-        if self.fetch.size - self._stopped_at_bytes > SOCKET_BYTES_MAX:
-            self._stop_seconds = 0.0
 
     def close(self, closing: bytes, *, broken: bool = False) -> None:
         """The last bytes for the reader; `broken` where they are not the end of a good answer."""
@@ -440,11 +441,12 @@ class Follower:
                 number += len(parts)
                 piece = parts[0] if len(parts) == 1 else b"".join(parts)
                 self.was_given = self.was_given or fetch.begun
-                given_at = fetch.now()
-                yield piece
-                self.position_bytes += len(piece)
+                for start in range(0, len(piece), PIECE_BYTES_MAX):
+                    part = piece if len(piece) <= PIECE_BYTES_MAX else piece[start : start + PIECE_BYTES_MAX]
+                    yield part
+                    self.position_bytes += len(part)
+                    self._moved_at = fetch.now()
                 if fetch.size > AHEAD_BYTES_MAX:
-                    self._note_stop(fetch.now() - given_at)
                     fetch.read_to(number)
             elif self._closing is not None:
                 if self._closing:

@@ -63,15 +63,16 @@ class Length:
 
     tokens: int
     """In all of its choices together."""
-    token_bytes: int
-    """What each may take in a stream, with everything around it."""
+    has_sounds: bool = False
+    """Whether it may be spoken: such an answer has few words."""
 
-    def explains(self, size: int, *, tokens: int) -> bool:
-        """Whether so many bytes are what was asked for, and the tokens in them a good part of it.
+    def explains(self, events: int, *, tokens: int) -> bool:
+        """Whether so many events, with so many tokens in them as we count, are what was asked for.
 
-        A backend that repeats itself without end has more bytes than that, or says next to nothing in them.
+        A token has an event of its own at most. A backend that does not end has more of them, or says next to
+        nothing in them.
         """
-        return size <= self.tokens * self.token_bytes and size <= 4 * tokens * self.token_bytes
+        return events <= 2 * self.tokens and (self.has_sounds or 4 * tokens >= events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ class Order:
     is_data: bool = False
     """Whether a buffered answer is ArkAPI's `data` object alone."""
     cache: CacheWish | None = None
-    length: "Length | None" = None
-    """How long its answer may be; None where nobody knows."""
+    length: Length | None = None
+    """How long its answer may be by what its caller asked for; None where that is nothing in particular."""
     response_headers: frozenset[bytes] = frozenset()
     """Lower-case names of the backend's headers that may go on to the caller."""
 

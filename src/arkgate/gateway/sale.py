@@ -26,7 +26,7 @@ from arkgate.core.ledger import (
     ReserveOutcome,
     Standing,
 )
-from arkgate.core.money import Msat
+from arkgate.core.money import Msat, whole_sats
 from arkgate.core.pricing import Used
 from arkgate.gateway.fetch import Fetch, Follower
 from arkgate.gateway.meter import Calls, Meter
@@ -210,7 +210,8 @@ class Sale:
         if length is None or not (isinstance(fetch.failure, UpstreamError) and fetch.failure.is_too_large):
             return False
         counted = await asyncio.to_thread(self._backend.count, self._order.outgoing, fetch.body)
-        return length.explains(fetch.size, tokens=counted.output_tokens)
+        events = max(fetch.body.count(end) for end in (b"\n\n", b"\r\n\r\n", b"data:"))  # and comments
+        return length.explains(events, tokens=counted.output_tokens)
 
     def _hand_over(self, follower: Follower) -> None:
         """The reader may begin: what it gets is charged at its end."""
@@ -269,7 +270,7 @@ class Sale:
         if fetch.is_complete and fetch.is_stream:
             follower.close(order.shape.closing(fetch.held_back, replace(bill, balance=resolved.balance)))
         elif fetch.failure is not None:
-            self._close_failed(follower, _charged(fetch.failure).with_standing(resolved.standing))
+            self._close_failed(follower, _charged(fetch.failure, bill.cost).with_standing(resolved.standing))
         return Reply(
             head,
             body or b"",
@@ -361,12 +362,12 @@ def _leave_unread(handed: "asyncio.Future[Reply | Reserved]") -> None:
         reply.stream.leave()
 
 
-def _charged(failure: Refusal) -> Refusal:
+def _charged(failure: Refusal, cost: Msat) -> Refusal:
     """What ended an answer that is paid for as far as it came."""
     refusal = _own(failure)
     sentence = refusal.message.removesuffix(".").removesuffix("; nothing was charged")
     refusal.message = f"{sentence}; what came of it was charged."
-    refusal.fields["refunded"] = False
+    refusal.fields |= {"refunded": False, "cost_sats": whole_sats(cost, asked_for=True)}
     return refusal
 
 

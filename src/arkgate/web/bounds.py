@@ -6,14 +6,10 @@ from typing import Final
 from arkgate.core.catalog import Model
 from arkgate.core.errors import InvalidRequest, NotSupported
 from arkgate.core.question import HOLDERS, elsewhere, parts_of
+from arkgate.gateway.order import Length
 from arkgate.ports import Dialect
 
 LENGTH_MAX: Final = 2**31 - 1
-EVENT_BYTES: Final = 400
-"""What a token takes in a stream, with the event around it: OpenAI's have 250."""
-LOGPROB_BYTES: Final = 300
-"""What each token takes that it might have been. Responses repeat them at the end of a part."""
-LOGPROBS_MAX: Final = 20
 _LENGTHS: Final = {
     Dialect.CHAT: ("max_completion_tokens", "max_tokens"),
     Dialect.COMPLETIONS: ("max_tokens",),
@@ -172,14 +168,23 @@ def _refuse_compaction(management: object, allowed: tuple[str, ...]) -> None:
             raise NotSupported("Compaction at the backend is not sold here: leave context_management out.")
 
 
-def token_bytes(document: Mapping[str, object]) -> int:
-    """What a token of an answer may take in a stream; with `logprobs`, those that it might have been, too."""
+def named_length(dialect: Dialect, document: Mapping[str, object], tokens: int | None) -> Length | None:
+    """How long an answer its caller asked for, where he asked for anything that makes it long."""
+    names = (*_LENGTHS[dialect], "n")
+    if tokens is None or not (any(document.get(name) for name in names) or _has_logprobs(document)):
+        return None
+    modalities = document.get("modalities")
+    return Length(tokens, has_sounds=isinstance(modalities, list) and "audio" in modalities)
+
+
+def _has_logprobs(document: Mapping[str, object]) -> bool:
+    """Whether each token of the answer comes with others that it might have been, at up to 5 KB a token."""
     included = document.get("include")
-    others = document.get("top_logprobs") or document.get("logprobs")
-    if not others and not (isinstance(included, list) and "message.output_text.logprobs" in included):
-        return EVENT_BYTES
-    number = others if type(others) is int and 0 < others <= LOGPROBS_MAX else LOGPROBS_MAX
-    return EVENT_BYTES + LOGPROB_BYTES * (1 + number)
+    return bool(
+        document.get("logprobs")
+        or document.get("top_logprobs")
+        or (isinstance(included, list) and "message.output_text.logprobs" in included)
+    )
 
 
 def brought_in(dialect: Dialect, document: Mapping[str, object]) -> str | None:
@@ -205,8 +210,8 @@ def bounded(dialect: Dialect, document: dict[str, object], model: Model) -> int 
     given = _given_lengths(document, names)
     ceiling = model.max_tokens
     if not given:
-        has_a_price = model.tariff.by_tokens or document.get("n") not in (None, 1)
-        if not has_a_price and ceiling is None and token_bytes(document) == EVENT_BYTES:
+        is_long = document.get("n") not in (None, 1) or _has_logprobs(document)
+        if not (model.tariff.by_tokens or is_long) and ceiling is None:
             return None
         length = model.default_max_tokens if ceiling is None else min(ceiling, model.default_max_tokens)
         document[model.length_field if dialect is Dialect.CHAT else names[-1]] = length

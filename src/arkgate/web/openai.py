@@ -17,10 +17,10 @@ from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal
 from arkgate.core.money import Msat, format_sats, sats
 from arkgate.core.pricing import Used
 from arkgate.core.question import QuestionTokens
-from arkgate.gateway.order import CacheWish, Length, Order, Shape
+from arkgate.gateway.order import CacheWish, Order, Shape
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.body import AMOUNT_SATS_MAX, check_media_type
-from arkgate.web.bounds import bounded, brought_in, refuse_unpriced, token_bytes
+from arkgate.web.bounds import bounded, brought_in, named_length, refuse_unpriced
 from arkgate.web.shapes import AnthropicShape, OpenAiShape
 
 Count = Callable[[Outgoing], QuestionTokens]
@@ -123,7 +123,9 @@ class OpenAiReader:
         if document.get("service_tier") == "auto":  # the default; some servers take it for a dearer one
             del document["service_tier"]
         choices = _choices(document)
+        named = dict(document)
         length = bounded(dialect, document, model)
+        asked_for = named_length(dialect, named, None if length is None else length * choices)
         wants_usage = False
         if stream and dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
             wants_usage = _ask_for_usage(document)
@@ -150,7 +152,7 @@ class OpenAiReader:
             expected,
             shape,
             cache=self._cache_wish(dialect, document),
-            length=None if length is None else Length(length * choices, token_bytes(document)),
+            length=asked_for,
         )
 
     def _model(self, name: object) -> Model:

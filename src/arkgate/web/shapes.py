@@ -194,7 +194,7 @@ def exact_sats(amount: Msat) -> int | float:
 
 
 def _told(refusal: Refusal) -> Json:
-    told: Json = {name: refusal.fields[name] for name in ("refunded",) if name in refusal.fields}
+    told: Json = {name: refusal.fields[name] for name in ("refunded", "cost_sats") if name in refusal.fields}
     if refusal.standing is not None:
         told["balance_remaining"] = whole_sats(refusal.standing.balance.available)
     return told
