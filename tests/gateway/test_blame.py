@@ -4,21 +4,19 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.backend.backend_server import Peer, serving
-from tests.gateway.test_fetches import EVENT, HEAD, LAST, chunk, extra
-from tests.gateway.test_streams import CHAT, at_rest, question, reading, spent
+from tests.backend.backend_server import Behaviour, Peer, serving
+from tests.gateway.test_fetches import EVENT, HEAD, LAST, chunk, extra, read_after, send_much
+from tests.gateway.test_hostile_backend import resident_bytes
+from tests.gateway.test_streams import CHAT, at_rest, question, spent
 from tests.stage import Stage, run, staged
 from tests.web.test_hostile_clients import _stalled
 from tests.web.test_services import service
 
-Behaviour = Callable[[Peer], Awaitable[None]]
 MEBIBYTE = 1024 * 1024
 
 
@@ -26,10 +24,7 @@ def trickling(seconds: float) -> Behaviour:
     """Six megabytes at once, then a word each third of a second; never ends in time."""
 
     async def behave(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(HEAD)
-        for _ in range(100):
-            await peer.send(chunk(EVENT * 700))
+        await send_much(peer, 100)
         for _ in range(int(seconds / 0.3)):
             await asyncio.sleep(0.3)
             await peer.send(chunk(EVENT.replace(b"word", b"late")))
@@ -43,12 +38,7 @@ def test_a_backend_that_had_as_long_since_its_reader_was_slow_pays_for_its_own_t
             settings = extra(server.url, "total_timeout_seconds = 5")
             async with staged(tmp_path, extra=settings) as stage:
                 token = await stage.fund_token()
-                read = ""
-                async with reading(stage, token, question()) as answer:
-                    async for text in answer.aiter_text():
-                        if not read:
-                            await asyncio.sleep(1.5)
-                        read += text
+                read = await read_after(stage, token, 1.5)
                 await at_rest(stage, token)
 
                 assert "late" in read
@@ -62,10 +52,7 @@ def test_who_reads_slowly_does_not_make_another_pay(tmp_path: Path) -> None:
     """One stalls until the answer's time is nearly over; the other comes late, and reads all at once."""
 
     async def large(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(HEAD)
-        for _ in range(120):
-            await peer.send(chunk(EVENT * 700))
+        await send_much(peer, 120)
         await asyncio.sleep(10)
 
     async def main() -> None:
@@ -266,16 +253,9 @@ def test_an_event_may_be_as_large_as_a_stream(tmp_path: Path) -> None:
     run(asyncio.wait_for(main(), 60))
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def test_late_followers_who_do_not_read_cost_little_memory(tmp_path: Path) -> None:
     async def large(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(HEAD)
-        for _ in range(100):
-            await peer.send(chunk(EVENT * 700))
+        await send_much(peer, 100)
         await asyncio.sleep(3)
         await peer.send(chunk(LAST) + b"0\r\n\r\n")
 

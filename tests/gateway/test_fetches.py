@@ -1,11 +1,12 @@
 """Fetches that several follow, and readers who are slow on purpose."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.backend.backend_server import Peer, serving
 from tests.gateway.test_streams import CHAT, at_rest, question, reading, spent, until
-from tests.stage import eventually, run, staged
+from tests.stage import Stage, eventually, run, staged
 from tests.web.test_hostile_clients import _stalled
 
 from arkgate.web.protocol import ProtocolLimits
@@ -24,14 +25,30 @@ def extra(url: str, more: str = "", cache: str = "ttl_seconds = 0") -> dict[str,
     return {"[[services]]": "calls_per_day = 0", "[backend]": backend, "[cache]": cache}
 
 
+async def send_much(peer: Peer, times: int) -> None:
+    """The head of a stream, and 60 KB of words so many times."""
+    await peer.request()
+    await peer.send(HEAD)
+    for _ in range(times):
+        await peer.send(chunk(EVENT * 700))
+
+
+async def read_after(stage: Stage, token: Mapping[str, str], seconds: float) -> str:
+    """What a reader has of a stream who stops for so long at its beginning."""
+    read = ""
+    async with reading(stage, token, question()) as answer:
+        async for text in answer.aiter_text():
+            if not read:
+                await asyncio.sleep(seconds)
+            read += text
+    return read
+
+
 def test_who_reads_so_slowly_that_the_time_runs_out_pays_for_what_came(tmp_path: Path) -> None:
     """Or a long stream could be had for nothing by reading it slowly and being refunded for the timeout."""
 
     async def large(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(HEAD)
-        for _ in range(60):
-            await peer.send(chunk(EVENT * 700))
+        await send_much(peer, 60)
         await peer.send(chunk(LAST) + b"0\r\n\r\n")
 
     async def main() -> None:
@@ -88,10 +105,7 @@ def test_it_is_the_time_of_the_backend_that_answers_that_runs_out(tmp_path: Path
 
 def test_a_backend_that_stalls_costs_nothing_also_when_its_reader_was_slow_once(tmp_path: Path) -> None:
     async def stalling(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(HEAD)
-        for _ in range(100):
-            await peer.send(chunk(EVENT * 700))
+        await send_much(peer, 100)
         await peer.send(chunk(EVENT.replace(b"word", b"last")))
         await asyncio.sleep(30)
 
@@ -101,12 +115,7 @@ def test_a_backend_that_stalls_costs_nothing_also_when_its_reader_was_slow_once(
             settings["[backend]"] = settings["[backend]"].replace("seconds = 5", "seconds = 1")
             async with staged(tmp_path, extra=settings) as stage:
                 token = await stage.fund_token()
-                read = ""
-                async with reading(stage, token, question()) as answer:
-                    async for text in answer.aiter_text():
-                        if not read:
-                            await asyncio.sleep(0.5)
-                        read += text
+                read = await read_after(stage, token, 0.5)
                 await at_rest(stage, token)
 
                 assert "last" in read
@@ -123,10 +132,7 @@ def test_a_backend_that_stalls_until_all_time_is_over_costs_nothing_however_slow
     """The idle time may be longer than what was left of the total."""
 
     async def stalling(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(HEAD)
-        for _ in range(100):
-            await peer.send(chunk(EVENT * 700))
+        await send_much(peer, 100)
         await peer.send(chunk(EVENT.replace(b"word", b"last")))
         await asyncio.sleep(30)
 
@@ -135,12 +141,7 @@ def test_a_backend_that_stalls_until_all_time_is_over_costs_nothing_however_slow
             settings = extra(server.url, "total_timeout_seconds = 4")
             async with staged(tmp_path, extra=settings) as stage:
                 token = await stage.fund_token()
-                read = ""
-                async with reading(stage, token, question()) as answer:
-                    async for text in answer.aiter_text():
-                        if not read:
-                            await asyncio.sleep(1.5)
-                        read += text
+                read = await read_after(stage, token, 1.5)
                 await at_rest(stage, token)
 
                 assert "last" in read
@@ -155,10 +156,7 @@ def test_comments_do_not_hide_that_a_backend_stalls(tmp_path: Path) -> None:
     """Its reader was slow before, and the backend kept the connection open until all time was over."""
 
     async def stalling(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(HEAD)
-        for _ in range(100):
-            await peer.send(chunk(EVENT * 700))
+        await send_much(peer, 100)
         for _ in range(100):
             await peer.send(chunk(b": PROCESSING\n\n"))
             await asyncio.sleep(0.2)
@@ -168,12 +166,7 @@ def test_comments_do_not_hide_that_a_backend_stalls(tmp_path: Path) -> None:
             settings = extra(server.url, "total_timeout_seconds = 4")
             async with staged(tmp_path, extra=settings) as stage:
                 token = await stage.fund_token()
-                read = ""
-                async with reading(stage, token, question()) as answer:
-                    async for text in answer.aiter_text():
-                        if not read:
-                            await asyncio.sleep(1.5)
-                        read += text
+                read = await read_after(stage, token, 1.5)
                 await at_rest(stage, token)
 
                 assert "PROCESSING" in read

@@ -168,11 +168,13 @@ def _refuse_compaction(management: object, allowed: tuple[str, ...]) -> None:
             raise NotSupported("Compaction at the backend is not sold here: leave context_management out.")
 
 
-def named_length(dialect: Dialect, document: Mapping[str, object], tokens: int | None) -> Length | None:
-    """How long an answer its caller asked for, where he asked for anything that makes it long."""
-    names = (*_LENGTHS[dialect], "n")
-    if tokens is None or not (any(document.get(name) for name in names) or _has_logprobs(document)):
-        return None
+def asks_for_length(dialect: Dialect, document: Mapping[str, object]) -> bool:
+    """Whether a caller asks for anything that makes his answer long."""
+    return any(document.get(name) for name in (*_LENGTHS[dialect], "n")) or _has_logprobs(document)
+
+
+def answer_length(document: Mapping[str, object], tokens: int) -> Length:
+    """How long an answer may be that has so many tokens in all of its choices."""
     modalities = document.get("modalities")
     return Length(tokens, has_sounds=isinstance(modalities, list) and "audio" in modalities)
 

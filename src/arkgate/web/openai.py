@@ -20,7 +20,7 @@ from arkgate.core.question import QuestionTokens
 from arkgate.gateway.order import CacheWish, Order, Shape
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.body import AMOUNT_SATS_MAX, check_media_type
-from arkgate.web.bounds import bounded, brought_in, named_length, refuse_unpriced
+from arkgate.web.bounds import answer_length, asks_for_length, bounded, brought_in, refuse_unpriced
 from arkgate.web.shapes import AnthropicShape, OpenAiShape
 
 Count = Callable[[Outgoing], QuestionTokens]
@@ -123,9 +123,8 @@ class OpenAiReader:
         if document.get("service_tier") == "auto":  # the default; some servers take it for a dearer one
             del document["service_tier"]
         choices = _choices(document)
-        named = dict(document)
+        is_asked_for = asks_for_length(dialect, document)  # before a length of ours stands there
         length = bounded(dialect, document, model)
-        asked_for = named_length(dialect, named, None if length is None else length * choices)
         wants_usage = False
         if stream and dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
             wants_usage = _ask_for_usage(document)
@@ -152,7 +151,7 @@ class OpenAiReader:
             expected,
             shape,
             cache=self._cache_wish(dialect, document),
-            length=asked_for,
+            length=answer_length(document, length * choices) if is_asked_for and length is not None else None,
         )
 
     def _model(self, name: object) -> Model:
