@@ -101,12 +101,17 @@ def visit(tmp_path: Path, story: Story, extra: dict[str, str] | None = None) -> 
     run(asyncio.wait_for(visited(), 100))
 
 
-async def fund(page: Page, amount: int | None = None) -> str:
-    """Chooses an amount on the fund page and gets a token; answers the invoice."""
+async def fund(page: Page, amount: int | None = None, *, script: bool = True) -> str:
+    """Chooses an amount on the fund page and gets a token; answers the invoice.
+
+    Returns when the page's script has kept the token, which then gives the page an address of its own.
+    """
     await page.goto("/fund")
     if amount is not None:
         await page.fill("#other", str(amount))
     await page.click("form.fund button")
+    if script:
+        await page.wait_for_url("**/fund/*")
     return await invoice_on(page)
 
 
