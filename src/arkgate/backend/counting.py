@@ -13,7 +13,6 @@ from arkgate.core.question import (
     HOLDERS,
     INNER,
     PICTURE_TOKENS,
-    THOUGHTS,
     Part,
     QuestionTokens,
     TokenIds,
@@ -22,11 +21,9 @@ from arkgate.core.question import (
     file_text,
     parts_of,
     picture_in,
-    sealed_in,
     sound_in,
     turns_in,
     unsealed,
-    unsealed_call,
 )
 from arkgate.core.sound import sound_seconds
 from arkgate.ports import Dialect, Outgoing
@@ -160,7 +157,16 @@ class _Tally:
     def _add_part(self, part: Part) -> None:
         """A turn or part, without those in it."""
         self._more += 1
-        counted = {*INNER, *self._add_media(part), *self._add_file(part), *self._add_sealed(part)}
+        part, sealed_characters = unsealed(part)
+        self._tokens += sealed_characters // SEALED_CHARACTERS_A_TOKEN
+        if (
+            not sealed_characters
+            and part.get("type") == "reasoning"
+            and "id" in part
+            and not part.get("content")
+        ):
+            self._more += KEPT_THOUGHT_TOKENS
+        counted = {*INNER, *self._add_media(part), *self._add_file(part)}
         for name, value in part.items():
             if name in counted or (name in ("role", "type") and isinstance(value, str) and value in _WORDS):
                 continue
@@ -169,29 +175,6 @@ class _Tally:
                 self._more += _escaped_tokens(value.encode())
             if name not in _STRUCTURE:
                 self._texts.append(name)
-
-    def _add_sealed(self, part: Part) -> tuple[str, ...]:
-        """What the model thought and only its server can read. Returns the fields counted with that."""
-        counted = [name for name in (sealed_in(part), *(THOUGHTS & part.keys())) if name is not None]
-        characters = 0
-        for name in counted:
-            if name in THOUGHTS:
-                rest, sealed = unsealed(part[name])
-                self.add_value(rest)
-                characters += sealed
-            else:
-                characters += len(str(part[name]))
-        calls = part.get("tool_calls")
-        if isinstance(calls, list):
-            for call in calls:
-                rest, sealed = unsealed_call(call)
-                self.add_value(rest)
-                characters += sealed
-            counted.append("tool_calls")
-        elif part.get("type") == "reasoning" and "id" in part and not (counted or part.get("content")):
-            self._more += KEPT_THOUGHT_TOKENS
-        self._tokens += characters // SEALED_CHARACTERS_A_TOKEN
-        return tuple(counted)
 
     def _add_media(self, part: Part) -> tuple[str, ...]:
         """A picture's or sound's tokens. Returns the fields that are no text."""

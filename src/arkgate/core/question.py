@@ -38,10 +38,10 @@ _SEALED: Final[Mapping[object, str]] = {
     "compaction": "encrypted_content",
 }
 """The types of parts that hold what the model thought, and the field in which only its server can read it."""
-THOUGHTS: Final = frozenset({"reasoning_details", "thinking_blocks", "extra_content"})
+_THOUGHTS: Final = frozenset({"reasoning_details", "thinking_blocks", "extra_content"})
 """Fields of messages and tool calls in which OpenRouter, LiteLLM and Gemini have such parts."""
 _SEALS: Final = frozenset({"data", "signature", "thought_signature", "encrypted_content"})
-"""How sealed fields are named below THOUGHTS."""
+"""How sealed fields are named below _THOUGHTS."""
 _SEALED_TEXT: Final = re.compile(r"[A-Za-z0-9+/=_-]+")
 _NO_PICTURE: Final = re.compile(r"\s*data:(?!image/)|\s*(?:data:[^,]{0,100},)?\s*JVBERi", re.IGNORECASE)
 """A `data:` URL of something else, or one that begins with base64 of `%PDF-`."""
@@ -122,17 +122,33 @@ def sound_in(part: Part) -> object | None:
     return sound.get("data", sound) if isinstance(sound, dict) else sound
 
 
-def sealed_in(part: Part) -> str | None:
-    """The field of a part in which its server has sealed what the model thought."""
+def unsealed(part: Part) -> tuple[Part, int]:
+    """A turn or part without the thoughts that its server has sealed, and how many characters those had."""
+    kept = dict(part)
     kind = part.get("type")
-    name = _SEALED.get(kind) if isinstance(kind, str) else None
-    return name if name is not None and _is_sealed(part.get(name)) else None
+    seal = _SEALED.get(kind) if isinstance(kind, str) else None
+    characters = len(str(kept.pop(seal))) if seal is not None and _is_sealed(part.get(seal)) else 0
+    characters += _unseal_thoughts(kept)
+    calls = part.get("tool_calls")
+    if isinstance(calls, list):
+        kept["tool_calls"] = own = [dict(call) if isinstance(call, dict) else call for call in calls]
+        characters += sum(_unseal_thoughts(call) for call in own if isinstance(call, dict))
+    return kept, characters
 
 
-def unsealed(value: object) -> tuple[object, int]:
-    """A value below THOUGHTS without what is sealed in it, and how many characters that was."""
+def _unseal_thoughts(holder: dict[str, object]) -> int:
+    """Takes the seals out of a message's or tool call's thoughts; returns how many characters they had."""
+    characters = 0
+    for name in _THOUGHTS & holder.keys():
+        holder[name], sealed = _unsealed_below(holder[name])
+        characters += sealed
+    return characters
+
+
+def _unsealed_below(value: object) -> tuple[object, int]:
+    """A value below _THOUGHTS without its seals, and how many characters these had."""
     if isinstance(value, list):
-        read = [unsealed(entry) for entry in value]
+        read = [_unsealed_below(entry) for entry in value]
         return [entry for entry, _ in read], sum(sealed for _, sealed in read)
     if not isinstance(value, dict):
         return value, 0
@@ -142,20 +158,8 @@ def unsealed(value: object) -> tuple[object, int]:
         if name in _SEALS and isinstance(inner, str) and _is_sealed(inner):
             characters += len(inner)
         else:
-            kept[name], sealed = unsealed(inner)
+            kept[name], sealed = _unsealed_below(inner)
             characters += sealed
-    return kept, characters
-
-
-def unsealed_call(call: object) -> tuple[object, int]:
-    """A tool call, in the same way: what was sealed stands in its THOUGHTS."""
-    if not isinstance(call, dict) or THOUGHTS.isdisjoint(call):
-        return call, 0
-    kept = {name: value for name, value in call.items() if name not in THOUGHTS}
-    characters = 0
-    for name in THOUGHTS & call.keys():
-        kept[name], sealed = unsealed(call[name])
-        characters += sealed
     return kept, characters
 
 
