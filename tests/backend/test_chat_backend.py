@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -421,12 +422,70 @@ def stale_after(answers_count: int, *, reset: bool = False, connections: Sequenc
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_stale_connection_is_replaced_once(reset: bool) -> None:
-    got, server = ask(stale_after(1, reset=reset), calls_count=2)
+def test_a_call_that_a_kept_connection_took_along_is_not_made_again(reset: bool) -> None:
+    with pytest.raises(UpstreamError):
+        ask(stale_after(1, reset=reset), calls_count=2)
 
-    assert len(got) == 2
-    assert server.connections_count == 2
-    assert len(server.requests) == 3
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_what_changes_nothing_is_asked_again_when_a_kept_connection_turns_out_to_be_closed(
+    reset: bool,
+) -> None:
+    async def main() -> None:
+        async with serving(stale_after(1, reset=reset)) as server:
+            backend = Upstream(settings(server))
+            await backend.chat(HELLO, call_id="a")
+            assert (await backend.health()).ready
+            await backend.close()
+            assert server.connections_count == 2
+            assert len(server.requests) == 3
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_was_closed_while_it_was_free_is_replaced_before_the_call_goes_out() -> None:
+    received: list[bytes] = []
+
+    def answer_one(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            received.append(connection.recv(65536))
+            connection.sendall(http())
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            backend = Upstream(BackendSettings(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "small"))
+            for call_id in ("a", "b"):
+                server = threading.Thread(target=answer_one, args=(listener,))
+                server.start()
+                await backend.chat(HELLO, call_id=call_id)
+                server.join()  # the event loop does not see the end of the connection before the next call
+            await backend.close()
+
+    asyncio.run(main())
+    assert [b"X-Request-ID: a" in received[0], b"X-Request-ID: b" in received[1]] == [True, True]
+
+
+def test_behind_a_refused_question_that_is_still_being_read_nobody_waits() -> None:
+    async def behave(peer: Peer) -> None:
+        if peer.number > 1:
+            await peer.request()
+            await peer.send(http())
+            return
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(http(b"{}", status="400 Bad Request"))
+        await asyncio.sleep(30)
+
+    async def main() -> None:
+        async with serving(behave) as server:
+            backend = Upstream(settings(server))
+            with pytest.raises(BackendRejected):
+                await backend.chat([ChatMessage("user", "x" * 100_000)], call_id="a")
+            async with asyncio.timeout(5):
+                await backend.chat(HELLO, call_id="b")
+            await backend.close()
+
+    asyncio.run(main())
 
 
 def test_a_new_connection_that_closes_is_not_tried_again() -> None:

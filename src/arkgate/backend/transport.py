@@ -23,7 +23,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
     Free connections are a stack: the one that worked last is taken first, and taking, giving back and
     losing one cost the same whether two are pooled or two hundred. A request that finds every connection
     busy is refused at once (PoolTimeout), because whoever sells the calls has counted them already.
-    A kept connection that closes before one byte of an answer came is replaced by a new one, once.
+    A kept connection that has been closed is replaced by a new one. Where it closes after a request went out
+    on it, that may have been carried out: only a GET goes out again then (RFC 9110 §9.2.2), once.
     Redirects are answers like any other. Nothing is read from the environment.
     """
 
@@ -113,14 +114,24 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def _answered(self, request_bytes: bytes, total_deadline: float) -> Exchange:
         if self._is_closed:
             raise httpx.PoolTimeout("the transport is closed")
-        if self._idle:
-            connection, _ = self._idle.popitem()
+        kept = self._take_kept()
+        if kept is not None:
             try:
-                return await self._ask(connection, request_bytes, total_deadline)
-            except StaleConnection:
-                pass  # not one byte came, so the request goes out again, on a connection that cannot be stale
+                return await self._ask(kept, request_bytes, total_deadline)
+            except StaleConnection as stale:
+                if stale.was_sent and not request_bytes.startswith(b"GET "):
+                    raise
         connection = await self._open(total_deadline)
         return await self._ask(connection, request_bytes, total_deadline)
+
+    def _take_kept(self) -> Connection | None:
+        """A free connection that is still open, as far as this host knows."""
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if not connection.is_stale():
+                return connection
+            connection.abort()
+        return None
 
     async def _ask(self, connection: Connection, request_bytes: bytes, total_deadline: float) -> Exchange:
         exchange = Exchange(self._limits, total_deadline=total_deadline)
