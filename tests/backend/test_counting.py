@@ -397,6 +397,15 @@ def test_a_list_of_token_ids_is_no_list_of_messages() -> None:
     assert count_question(question(prompt=[7] * 1000)).usual < 1010
 
 
+def test_what_the_gateway_asks_for_itself_is_no_question() -> None:
+    plain = {"messages": [{"role": "user", "content": "hi"}]}
+    ours = {"stream_options": {"include_usage": True}, "reasoning_effort": "low", "modalities": ["text"]}
+
+    assert count_question(Outgoing(Dialect.CHAT, {**plain, **ours})) == count_question(
+        Outgoing(Dialect.CHAT, plain)
+    )
+
+
 LARGE: dict[str, dict[str, object]] = {
     "token ids": {"prompt": [7] * 500_000},
     "numbers in a tool": {"tools": [{**TOOL, "enum": [1] * 500_000}]},

@@ -1,5 +1,7 @@
 """Our own count of tokens: that it is right, and that no text makes it slow."""
 
+import asyncio
+import random
 import threading
 import time
 
@@ -54,3 +56,30 @@ def test_threads_may_count_together() -> None:
         thread.join()
 
     assert len(set(counts)) == 1
+
+
+def test_a_long_text_has_as_many_tokens_as_its_lines() -> None:
+    lines = [
+        f"Line {number} is about rounds,  virtual outputs and {number * 7919}.\n" for number in range(2000)
+    ]
+
+    assert count_tokens("".join(lines)) == pytest.approx(sum(map(count_tokens, lines)), rel=0.001)
+    assert count_tokens(" word" * 100_000) == 100_000
+
+
+def test_whoever_else_has_work_gets_to_it_while_a_long_text_is_counted() -> None:
+    """In the same process: the library itself lets no other thread run."""
+    text = "".join(random.Random(7).choices("abcdefghijklmnopqrstuvwxyz", k=2_000_000))
+    gaps: list[float] = []
+
+    async def main() -> None:
+        counting = asyncio.create_task(asyncio.to_thread(count_tokens, text))
+        while not counting.done():
+            before = time.monotonic()
+            await asyncio.sleep(0)
+            gaps.append(time.monotonic() - before)
+
+    count_tokens("load it")
+    asyncio.run(main())
+    assert len(gaps) > 100
+    assert sorted(gaps)[-10] < 0.05

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.backend.backend_server import COMPLETION, Peer, http, serving
 from tests.gateway.test_streams import CHAT, at_rest, events, question, reading, said, until
-from tests.stage import PROMPT, Stage, eventually, play
+from tests.stage import PROMPT, Stage, eventually, play, run, staged
 
 CACHED = {"[[services]]": "calls_per_day = 0", "[cache]": "ttl_seconds = 60"}
 SLOW = {"prompt": "[fail:slow 0.4] How is Ark different?"}
@@ -225,3 +226,59 @@ def test_without_a_time_to_live_nothing_is_shared(tmp_path: Path) -> None:
         assert asked(stage) == 3
 
     play(tmp_path, story, {"[[services]]": "calls_per_day = 0", "[cache]": "ttl_seconds = 0"})
+
+
+def test_an_answer_that_cannot_be_sold_is_not_kept(tmp_path: Path) -> None:
+    def thought_only(text: bytes) -> bytes:
+        return http(COMPLETION.replace(b'"Hello."', text))
+
+    answers = [thought_only(b'" "'), thought_only(b'"Hello."')]
+
+    async def behave(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await peer.send(answers.pop(0))
+
+    async def main() -> None:
+        async with serving(behave) as server:
+            extra = {**CACHED, "[backend]": f'url = "{server.url}"'}
+            async with staged(tmp_path, extra=extra) as stage:
+                token = await stage.fund_token()
+                statuses = [(await stage.chat(token)).status_code for _ in range(3)]
+
+                assert statuses == [502, 200, 200]
+                assert len(server.requests) == 2
+
+    run(asyncio.wait_for(main(), 60))
+
+
+def test_a_turn_of_a_conversation_that_the_backend_keeps_is_asked_each_time(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        for _ in range(2):
+            turn = {"input": "next", "temperature": 0, "conversation": "conv_1"}
+            answer = await stage.http.post("/v1/responses", json=turn, headers=token)
+            assert answer.status_code == 200
+            assert "x-cache" not in answer.headers
+
+        assert asked(stage) == 2
+
+    play(tmp_path, story, CACHED)
+
+
+def test_nobody_joins_a_call_whose_time_is_nearly_over(tmp_path: Path) -> None:
+    async def behave(peer: Peer) -> None:
+        while await peer.request() is not None:
+            if peer.number > 1:
+                await peer.send(http())
+
+    async def main() -> None:
+        async with serving(behave) as server:
+            extra = {**CACHED, "[backend]": f'url = "{server.url}"\ntotal_timeout_seconds = 2'}
+            async with staged(tmp_path, extra=extra) as stage:
+                one, other = await stage.fund_token(), await stage.fund_token()
+                first = asyncio.create_task(stage.chat(one))
+                await asyncio.sleep(1.7)
+                assert (await stage.chat(other)).status_code == 200
+                assert (await first).status_code == 504
+
+    run(asyncio.wait_for(main(), 60))

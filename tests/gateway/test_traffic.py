@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.gateway.test_streams import CHAT, question
+from tests.gateway.test_streams import CHAT, at_rest, question, reading, spent, until
 from tests.stage import Stage, play
 
 from arkgate.core.errors import Overloaded, RateLimited
@@ -30,8 +30,8 @@ def test_what_was_counted_is_given_back_also_when_a_call_fails() -> None:
     for _ in range(5):
         with pytest.raises(KeyError), limits.call("alice", "1.2.3.4"):
             raise KeyError
-    with limits.call("alice", "1.2.3.4") as told:
-        assert (told.at_once, told.at_once_left) == (1, 0)
+    with limits.call("alice", "1.2.3.4") as call:
+        assert (call.limits.at_once, call.limits.at_once_left) == (1, 0)
         with pytest.raises(RateLimited, match="This account"), limits.call("alice", "5.6.7.8"):
             pass
         with limits.call("bob", "1.2.3.4"), pytest.raises(Overloaded), limits.call("carol", "9.9.9.9"):
@@ -52,8 +52,8 @@ def test_a_rate_is_refilled_evenly_and_the_time_to_wait_is_true() -> None:
     clock = Seconds()
     limits = traffic(clock, account=Rate(6, 60))
     for left in range(5, -1, -1):
-        with limits.call("alice", "1.2.3.4") as told:
-            assert (told.per_minute, told.left) == (6, left)
+        with limits.call("alice", "1.2.3.4") as call:
+            assert (call.limits.per_minute, call.limits.left) == (6, left)
     with pytest.raises(RateLimited) as refused, limits.call("alice", "1.2.3.4"):
         pass
     assert refused.value.retry_after_seconds == 10
@@ -61,8 +61,8 @@ def test_a_rate_is_refilled_evenly_and_the_time_to_wait_is_true() -> None:
     with pytest.raises(RateLimited), limits.call("alice", "1.2.3.4"):
         pass
     clock.now += 0.1
-    with limits.call("alice", "1.2.3.4") as told:
-        assert told.full_in_seconds == pytest.approx(60)
+    with limits.call("alice", "1.2.3.4") as call:
+        assert call.limits.full_in_seconds == pytest.approx(60)
 
 
 def test_token_holders_see_their_limits_on_every_answer(tmp_path: Path) -> None:
@@ -125,3 +125,67 @@ def test_a_stream_counts_until_its_reader_has_it_all(tmp_path: Path) -> None:
         assert answer.status_code == 200
 
     play(tmp_path, story, {"[limits]": "calls_at_once_and_account = 1"})
+
+
+def test_a_stream_that_its_reader_left_counts_until_it_is_charged(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        token = await stage.fund_token()
+        async with reading(stage, token, question("[fail:trickle 0.05] How?")) as answer:
+            await until(answer, "This")
+        refused = await stage.chat(token)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        await at_rest(stage, token)
+        assert (await stage.chat(token)).status_code == 200
+        assert await spent(stage, token) == 100
+
+    play(tmp_path, story, {"[limits]": "calls_at_once_and_account = 1"})
+
+
+def test_an_address_has_its_long_requests_read_one_after_the_other() -> None:
+    limits = traffic(Seconds(), at_once_client=2)
+    order: list[str] = []
+
+    async def read(client: str, name: str) -> None:
+        async with limits.reading(client):
+            order.append(f"begin {name}")
+            await asyncio.sleep(0.01)
+            order.append(f"end {name}")
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read("1.2.3.4", "a"))
+            group.create_task(read("1.2.3.4", "b"))
+            group.create_task(read("5.6.7.8", "c"))
+            await asyncio.sleep(0)
+            with pytest.raises(RateLimited, match="Your address"):
+                await read("1.2.3.4", "d")
+        await read("1.2.3.4", "e")
+
+    asyncio.run(main())
+    assert order[:2] == ["begin a", "begin c"]
+    assert [one for one in order if one[-1] in "abe"] == [
+        *("begin a", "end a", "begin b", "end b", "begin e", "end e")
+    ]
+
+
+def test_what_takes_long_to_read_is_not_read_for_whoever_asks_without_money_again_and_again(
+    tmp_path: Path,
+) -> None:
+    """An account that never paid is counted like a request without credential."""
+
+    async def story(stage: Stage) -> None:
+        opened = (await stage.http.post("/v1/sessions", json={"amount_sats": 500})).json()
+        token = {"Authorization": f"Bearer {opened['token']}"}
+        funded = await stage.fund_token()
+        long = {"messages": [{"role": "user", "content": "word " * 4000}]}
+        quote = f"/v1/quote?path={CHAT}"
+        statuses = [(await stage.http.post(quote, json=long, headers=token)).status_code for _ in range(4)]
+        assert statuses == [200, 200, 200, 429]
+        assert (await stage.http.post(CHAT, json=long, headers=token)).status_code == 429
+        assert (await stage.http.post(CHAT, json=long)).status_code == 429
+        for _ in range(5):
+            assert (await stage.http.post(quote, json=long, headers=funded)).status_code == 200
+
+    prices = 'name = "small"\ninput_sats_per_million = 10\noutput_sats_per_million = 10'
+    extra = {"[[models]]": prices, "[limits]": "challenges_per_minute_and_client = 3"}
+    play(tmp_path, story, extra)

@@ -205,3 +205,21 @@ async def _cached(stage: Stage) -> bool:
     answer = await stage.chat(await stage.fund_token(100), PROMPT)
     assert answer.status_code == 200
     return bool(answer.json()["cached"])
+
+
+@pytest.mark.parametrize("garbage", [b"$abc\r\n", b"$-5\r\n", b"*x\r\n", b"\xff\xfe", b":1\r\n" * 9])
+def test_a_server_that_is_no_cache_costs_nothing_but_time(garbage: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            writer.write(garbage)
+
+    async def story() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        cache = RedisCache(url, timeout_seconds=0.2)
+        await cache.put(key("a"), b"1", ttl_seconds=60)
+        assert await cache.get(key("a")) is None
+        await cache.close()
+        server.close()
+
+    run(asyncio.wait_for(story(), 30))

@@ -238,7 +238,10 @@ def test_a_request_that_is_nested_too_deeply_is_refused(tmp_path: Path, path: st
 AN_HOUR = {"type": "ephemeral", "ttl": "1h"}
 ABOVE_THE_PRICE: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"service_tier": "priority"}, "service_tier"),
-    (CHAT, {"web_search_options": {}, "tools": [{"type": "web_search"}]}, "web_search"),
+    (CHAT, {"web_search_options": {}}, "web_search_options"),
+    (CHAT, {"search_parameters": {"mode": "on"}}, "search_parameters"),
+    (CHAT, {"enable_search": True}, "enable_search"),
+    (CHAT, {"tools": [{"type": "web_search"}]}, "web_search"),
     (CHAT, {"max_tokens": 10, "n_predict": 100_000}, "n_predict"),
     (CHAT, {"max_tokens": 2**63}, "max_tokens"),
     ("/v1/responses", {"max_tokens": 10}, "max_output_tokens"),

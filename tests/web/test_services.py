@@ -8,6 +8,8 @@ import pytest
 from tests.backend.backend_server import BackendServer, Behaviour, Peer, always, http, serving
 from tests.stage import Stage, eventually, run, staged
 
+from arkgate.gateway import serve
+
 JSON = b'{"degrees": 21}'
 Story = Callable[[Stage, BackendServer], Awaitable[None]]
 
@@ -311,6 +313,12 @@ def test_a_dearer_part_of_an_api_is_not_had_at_the_price_of_the_whole(tmp_path: 
             challenge = await stage.http.get(path)
             quote = (await stage.http.post(f"/v1/quote?path={path}&method=GET")).json()
             assert challenge.json()["price_sats"] == quote["hold_sats"] == price, path
+        token = await stage.fund_token(100)
+        for path in ("/weather/dear", "/weather/deep/x"):  # sold under /weather/ by this method, and not here
+            refused = await stage.http.put(path, headers=token)
+            assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
+            assert (await stage.http.post(f"/v1/quote?path={path}&method=PUT")).status_code == 405
+        assert server.requests == []
         for path in ("/weather/dear/", "/weather/deep"):
             refused = await stage.http.get(path)
             assert refused.status_code == 404
@@ -330,6 +338,7 @@ def test_methods_are_the_services_and_its_path_may_be_taken_off(tmp_path: Path) 
         await stage.http.get("/weather/now", headers=token)
 
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, PUT")
+        assert (await stage.http.get("/%77eather/now", headers=token)).status_code == 404
         assert probed.status_code == 402
         assert server.requests[0][0].startswith(b"GET /base/now HTTP/1.1")
 
@@ -379,3 +388,48 @@ def test_while_the_api_is_away_nobody_is_asked_to_pay_for_it(tmp_path: Path) -> 
             assert ready["dependencies"]["backend:weather"]["ready"] is False
 
     run(asyncio.wait_for(played(), 60))
+
+
+def test_nothing_is_written_into_an_answer_that_does_not_say_what_it_is(tmp_path: Path) -> None:
+    async def late(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.5)
+        await peer.send(b"4\r\n\x89PNG\r\n0\r\n\r\n")
+
+    async def story(stage: Stage, server: BackendServer) -> None:
+        token = {**await stage.fund_token(100), "Idempotency-Key": "picture-1"}
+        answers = [await stage.http.get("/weather/map", headers=token) for _ in range(2)]
+
+        assert [answer.content for answer in answers] == [b"\x89PNG", b"\x89PNG"]
+        assert {answer.headers["content-type"] for answer in answers} == {"application/octet-stream"}
+
+    async def played() -> None:
+        async with serving(late) as server:
+            extra = {**service(server.port), "[backend]": "heartbeat_seconds = 0.1"}
+            extra["[[backends]]"] = extra["[[backends]]"].replace("idle_timeout_seconds = 0.4\n", "")
+            async with staged(tmp_path, extra=extra) as stage:
+                await story(stage, server)
+
+    run(asyncio.wait_for(played(), 60))
+
+
+def test_a_get_that_cannot_be_paid_is_a_repetition_for_a_while_and_then_has_its_price(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(stage: Stage, server: BackendServer) -> None:
+        challenge = (await stage.http.get("/weather/now")).json()
+        paid = await stage.simulation.pay(challenge["invoice"])
+        header = {"Authorization": f"L402 {challenge['macaroon']}:{paid.preimage.hex()}"}
+        first, again = [await stage.http.get("/weather/now", headers=header) for _ in range(2)]
+        assert (first.status_code, again.status_code, again.content) == (200, 200, first.content)
+        assert again.headers["idempotent-replayed"] == "true"
+
+        monkeypatch.setattr(serve, "REPEATED_GET_SECONDS", -1)
+        later = await stage.http.get("/weather/now", headers=header)
+        told = await stage.http.get("/weather/now", headers={**header, "X-Stainless-Retry-Count": "1"})
+        assert (later.status_code, later.json()["code"]) == (402, "insufficient_balance")
+        assert (told.status_code, told.content) == (200, first.content)
+        assert len(server.requests) == 1
+
+    play(tmp_path, answering(), story)

@@ -23,6 +23,8 @@ AHEAD_BYTES_MAX = 256 * 1024
 """How far the backend may be ahead of the fastest reader."""
 PATIENCE_SHARE = 0.25
 """How much of an answer's time may be spent on waiting for slow readers, where the answer is kept anyway."""
+JOINED_SHARE = 0.25
+"""How much of an answer's time has to be left for a further call to wait for it."""
 LOOK_SECONDS = 1.0
 """How often a fetch that waits looks whether its time is over."""
 STALL_SECONDS = 5.0
@@ -122,6 +124,7 @@ class Fetch:
         self._task: asyncio.Task[None] | None = None
         self._drain: asyncio.TimerHandle | None = None
         self._heard: Callable[[], None] | None = None
+        self._heard_sold: Callable[[], None] | None = None
         self._is_held_up = False
         self._held_up_since = 0.0
         self._waited_seconds = 0.0
@@ -143,8 +146,12 @@ class Fetch:
 
     @property
     def is_open(self) -> bool:
-        """Whether a further call may wait for it."""
-        return not (self._is_done or self._is_cut)
+        """Whether a further call may wait for it: not one that would soon be told that the time is over."""
+        if self._is_done or self._is_cut:
+            return False
+        return (
+            self._ends_at == 0 or self._ends_at - self._loop.time() >= JOINED_SHARE * self.terms.total_seconds
+        )
 
     @property
     def body(self) -> bytes:
@@ -245,6 +252,16 @@ class Fetch:
     def when_done(self, heard: Callable[[], None]) -> None:
         """Calls back once, at the end of the run."""
         self._heard = heard
+
+    def when_sold(self, heard: Callable[[], None]) -> None:
+        """Calls back once, when the first call is charged for all of the answer."""
+        self._heard_sold = heard
+
+    def sold(self) -> None:
+        """A call was charged for all of the answer."""
+        heard, self._heard_sold = self._heard_sold, None
+        if heard is not None:
+            heard()
 
     def follow(self) -> "Follower":
         """A further call that waits for this answer; a context manager, because the last one ends it."""

@@ -109,12 +109,15 @@ class Sale:
         self._standing: Standing | None = None
         self._is_settling = False
 
-    async def made(self) -> Reply | Reserved:
-        """The reply as soon as there is one, or why nothing is sold. The sale goes on without its caller.
+    def begin(self) -> asyncio.Task[None]:
+        """Starts it; it goes on without its caller."""
+        return self._till.calls.begin(self._run())
+
+    async def reply(self) -> Reply | Reserved:
+        """The reply as soon as there is one, or why nothing is sold.
 
         Raises the refusal that the call ended with.
         """
-        self._till.calls.begin(self._run())
         try:
             return await asyncio.shield(self._handed)
         except asyncio.CancelledError:
@@ -267,6 +270,8 @@ class Sale:
             raise
         except Exception as error:
             raise await self._unsettled(follower, error) from error
+        if fetch.is_complete:
+            fetch.sold()
         if fetch.is_complete and fetch.is_stream:
             follower.close(order.shape.closing(fetch.held_back, replace(bill, balance=resolved.balance)))
         elif fetch.failure is not None:

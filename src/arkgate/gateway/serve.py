@@ -29,7 +29,7 @@ from arkgate.gateway.order import DATA_TYPE, Bill, Head, Order, read_head, usage
 from arkgate.gateway.refusals import insufficient, limit_reached, refusal_for
 from arkgate.gateway.sale import CallTerms, Reply, Sale, Till
 from arkgate.gateway.shelf import Shelf
-from arkgate.gateway.traffic import Traffic
+from arkgate.gateway.traffic import Call, Traffic
 from arkgate.l402.header import Presented
 from arkgate.ports import Backend, Statements
 
@@ -37,6 +37,8 @@ __all__ = ["CallTerms", "Gateway", "PaidRequest", "Reply", "replied"]
 
 log = structlog.get_logger()
 BEYOND_ANY_BALANCE = Msat(2**62)
+REPEATED_GET_SECONDS = 120
+"""For how long a GET without a key, that cannot be paid, is a repetition: later its caller wants news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,9 @@ class Gateway:
             raise await self._unpaid(request)
         limits: CallLimits | None = None
         try:
-            with self._traffic.call(buyer.account_id, request.client) as limits:
-                reply = await self._reply(request, buyer)
+            with self._traffic.call(buyer.account_id, request.client) as call:
+                limits = call.limits
+                reply = await self._reply(request, buyer, call)
                 reply.standing = Standing(reply.standing.balance, reply.standing.allowance, limits)
                 try:
                     yield reply
@@ -118,23 +121,28 @@ class Gateway:
             await self._tell_standing(refusal, request.service, buyer, limits)
             raise
 
-    async def expect(self, presented: tuple[Presented, ...], client: str) -> bool:
-        """Raises for a caller whose request is not worth reading: no right credential, or too many unpaid.
+    @asynccontextmanager
+    async def reading(self, presented: tuple[Presented, ...], client: str) -> AsyncIterator[bool]:
+        """Around the reading of a request that takes long. Raises where it is not worth it.
 
-        Answers whether it was counted as one that is unpaid.
+        That is without a right credential, with too many unpaid, or with too many at once. Yields whether it
+        was counted as one that is unpaid, as all are whose account has nothing left.
         """
-        if await self._admission.admit(presented) is not None:
-            return False
-        self._challenger.count(client)
-        return True
+        buyer = await self._admission.admit(presented)
+        account = None if buyer is None else await self._statements.account(buyer.account_id)
+        is_unpaid = account is None or account.balance.available <= 0
+        if is_unpaid:
+            self._challenger.count(client)
+        async with self._traffic.reading(client):
+            yield is_unpaid
 
-    async def _reply(self, request: PaidRequest, buyer: Admitted) -> Reply:
+    async def _reply(self, request: PaidRequest, buyer: Admitted, call: Call) -> Reply:
         """Replay; or ready, and from the cache or the backend: reserve, forward and settle."""
         reservation = self._reservation(request, buyer)
         replay = await self._replay(request, reservation)
         if replay is None:
             order = await self._ready(request, buyer)
-            bought = await self._bought(request, buyer, reservation, order)
+            bought = await self._bought(request, buyer, reservation, order, call)
             if isinstance(bought, Reply):
                 return bought
             replay = bought
@@ -221,7 +229,7 @@ class Gateway:
         return request.order
 
     async def _bought(
-        self, request: PaidRequest, buyer: Admitted, reservation: Reservation, order: Order
+        self, request: PaidRequest, buyer: Admitted, reservation: Reservation, order: Order, call: Call
     ) -> Reply | Reserved:
         """The answer, kept or new, once it is paid for; or why it could not be."""
         backend = self._backend(request)
@@ -230,13 +238,15 @@ class Gateway:
         if entry is None:
             backend.admit(order.outgoing.model)
             source = self._shelf.source(key, backend, order)
-            return await Sale(self._till, backend, order, reservation, source).made()
-        order = await self._shelf.at_its_price(order, entry, backend)
-        if order.hold == 0:
-            return await self._given(request, buyer, order, entry)
-        source = self._shelf.kept(backend, order, entry)
-        reservation = replace(reservation, price=order.hold)
-        return await Sale(self._till, backend, order, reservation, source, cached=True).made()
+        else:
+            order = await self._shelf.at_its_price(order, entry, backend)
+            if order.hold == 0:
+                return await self._given(request, buyer, order, entry)
+            source = self._shelf.kept(backend, order, entry)
+            reservation = replace(reservation, price=order.hold)
+        sale = Sale(self._till, backend, order, reservation, source, cached=entry is not None)
+        call.lasts(sale.begin())
+        return await sale.reply()
 
     async def _given(self, request: PaidRequest, buyer: Admitted, order: Order, entry: Entry) -> Reply:
         """A kept answer at no price: no hold, no call of the day's allowance."""
@@ -283,6 +293,7 @@ class Gateway:
 
     async def _without_call(self, request: PaidRequest, buyer: Admitted, reserved: Reserved) -> Reply:
         """The stored answer, or the refusal that the ledger's outcome means."""
+        reserved = self._without_old_news(request, reserved)
         if reserved.outcome is ReserveOutcome.ANSWERED and reserved.answer is not None:
             self._till.observer.call_finished(
                 request.service.name, "replayed", held=Msat(0), charged=Msat(0), seconds=0.0
@@ -301,6 +312,22 @@ class Gateway:
         else:
             refusal = refusal_for(reserved, request.service, price, self._clock.now_ms())
         raise refusal.with_standing(reserved.standing)
+
+    def _without_old_news(self, request: PaidRequest, reserved: Reserved) -> Reserved:
+        """The outcome, unless a GET that nobody calls a repetition would get what was true a while ago.
+
+        Then its caller is told to pay, as if it had not been asked before.
+        """
+        answer = reserved.answer
+        is_repetition = request.method != "GET" or request.idempotency_key is not None or request.is_retry
+        if answer is None or is_repetition:
+            return reserved
+        age_ms = self._till.terms.answers_kept_seconds * 1000 - (answer.expires_at_ms - self._clock.now_ms())
+        if age_ms <= REPEATED_GET_SECONDS * 1000:
+            return reserved
+        is_used_up = reserved.allowance.left == 0
+        outcome = ReserveOutcome.LIMIT_REACHED if is_used_up else ReserveOutcome.INSUFFICIENT
+        return replace(reserved, outcome=outcome, answer=None)
 
 
 def new_call_id(now_ms: int) -> str:

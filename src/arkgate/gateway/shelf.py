@@ -90,7 +90,8 @@ class Shelf:
             fetch = Fetch(backend, order.outgoing, call_id, self._fetch_terms)
             if key is not None:
                 self._under_way[key] = fetch
-                fetch.when_done(lambda: self._keep(key, fetch))
+                fetch.when_done(lambda: self._end(key, fetch))
+                fetch.when_sold(lambda: self._keep(key, fetch))
             return fetch, True
 
         return begun
@@ -100,10 +101,13 @@ class Shelf:
         fetch = Fetch.finished(backend, order.outgoing, entry, self._fetch_terms)
         return lambda _: (fetch, False)
 
-    def _keep(self, key: bytes, fetch: Fetch) -> None:
+    def _end(self, key: bytes, fetch: Fetch) -> None:
         if self._under_way.get(key) is fetch:
             del self._under_way[key]
-        if self._cache is None or not fetch.is_complete or fetch.head is None or fetch.head.status >= 300:
+
+    def _keep(self, key: bytes, fetch: Fetch) -> None:
+        """Only what was sold: an answer that cannot be would be refused until its time is over."""
+        if self._cache is None or fetch.head is None or fetch.head.status >= 300:
             return
         if fetch.size <= self._terms.entry_bytes_max:
             value = _encoded(fetch.entry())
@@ -139,10 +143,11 @@ def _decoded(value: bytes) -> Entry | None:
     line, _, rest = value.partition(b"\n")
     try:
         told = orjson.loads(line)
-        if told["v"] != _VERSION or len(rest) < told["body"]:
+        size = _number(told["body"])
+        if told["v"] != _VERSION or len(rest) < size or not isinstance(told["head"], str):
             return None
-        head = read_head(told["status"], told["head"])
-        return Entry(head, rest[: told["body"]], rest[told["body"] :], _usage(told["usage"]))
+        head = read_head(_number(told["status"]), told["head"])
+        return Entry(head, rest[:size], rest[size:], _usage(told["usage"]))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -153,5 +158,12 @@ def _usage(told: Mapping[str, object] | None) -> Usage | None:
     counts, document = told["used"], told["document"]
     if not isinstance(counts, list) or not isinstance(document, dict):
         raise TypeError("not a usage")
-    asked, cached, written, answered = counts
+    asked, cached, written, answered = map(_number, counts)
     return Usage(Used(asked, cached, written, answered), document)
+
+
+def _number(told: object) -> int:
+    """A count. Raises TypeError for anything else."""
+    if type(told) is not int or told < 0:
+        raise TypeError("not a count")
+    return told

@@ -1,10 +1,13 @@
 """How many calls are made at once and how fast, by an account, by an address, and by all."""
 
+import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any, Self
 
 from arkgate.core.errors import Overloaded, RateLimited
 from arkgate.core.ledger import CallLimits
@@ -35,13 +38,32 @@ class Traffic:
         self._count = 0
         self._by_account: dict[str, int] = {}
         self._by_client: dict[str, int] = {}
+        self._reading: dict[str, _Line] = {}
         self._per_minute = round(terms.account.count * 60 / terms.account.seconds)
         self._accounts = Buckets(terms.account)
         self._clients = Buckets(terms.client)
 
-    def call(self, account_id: str, client: str) -> "_Call":
+    def call(self, account_id: str, client: str) -> "Call":
         """One call from its beginning to its end. Raises Overloaded or RateLimited, uncounted."""
-        return _Call(self, account_id, client)
+        return Call(self, account_id, client)
+
+    @asynccontextmanager
+    async def reading(self, client: str) -> AsyncIterator[None]:
+        """A request that takes long to read: an address has its own read one after the other.
+
+        Raises RateLimited where as many wait already as it may have calls.
+        """
+        line = self._reading.setdefault(client, _Line())
+        if line.waiting >= self._terms.at_once_client:
+            raise _too_many("Your address has")
+        line.waiting += 1
+        try:
+            async with line.turn:
+                yield
+        finally:
+            line.waiting -= 1
+            if not line.waiting:
+                del self._reading[client]
 
     def leave(self, account_id: str, client: str) -> None:
         """A call has ended."""
@@ -62,11 +84,7 @@ class Traffic:
             )
         by_account, by_client = self._by_account.get(account_id, 0), self._by_client.get(client, 0)
         if by_account >= terms.at_once_account or by_client >= terms.at_once_client:
-            who = "This account has" if by_account >= terms.at_once_account else "Your address has"
-            raise RateLimited(
-                f"{who} as many calls under way as one may have. Repeat this one when another has ended.",
-                retry_after_seconds=1,
-            )
+            raise _too_many("This account has" if by_account >= terms.at_once_account else "Your address has")
         account, address = self._accounts.of(account_id, now), self._clients.of(client, now)
         wait = max(account.wait(now), address.wait(now))
         if wait > 0:
@@ -91,20 +109,52 @@ class Traffic:
         )
 
 
-class _Call:
+class Call:
     """One call's block. A class, because it is on the paid path."""
 
-    __slots__ = ("_account_id", "_client", "_traffic")
+    __slots__ = ("_account_id", "_client", "_task", "_traffic", "limits")
+
+    limits: CallLimits
 
     def __init__(self, traffic: Traffic, account_id: str, client: str) -> None:
         self._traffic = traffic
         self._account_id = account_id
         self._client = client
+        self._task: asyncio.Task[Any] | None = None
 
-    def __enter__(self) -> CallLimits:
-        return self._traffic.enter(self._account_id, self._client)
+    def __enter__(self) -> Self:
+        self.limits = self._traffic.enter(self._account_id, self._client)
+        return self
+
+    def lasts(self, task: asyncio.Task[Any]) -> None:
+        """It has not ended before that task has, also when its caller leaves."""
+        self._task = task
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._task is None or self._task.done():
+            self._leave()
+        else:
+            self._task.add_done_callback(self._leave)
+
+    def _leave(self, _: object = None) -> None:
         self._traffic.leave(self._account_id, self._client)
+
+
+class _Line:
+    """The requests of one address that take long to read."""
+
+    __slots__ = ("turn", "waiting")
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.waiting = 0
+        """Those that are read or wait for it."""
+
+
+def _too_many(who: str) -> RateLimited:
+    return RateLimited(
+        f"{who} as many calls under way as one may have. Repeat this one when another has ended.",
+        retry_after_seconds=1,
+    )

@@ -291,10 +291,9 @@ class Routes:
 
 
 def _route(priced: Priced) -> Route:
-    """A priced endpoint's route; a probe asks with GET, HEAD or POST, whatever is sold there."""
+    """A priced endpoint's route, whatever the method: no other route may take what this one does not sell."""
     path = priced.endpoint.path + ("{rest:path}" if priced.endpoint.is_prefix else "")
-    methods = {"GET", "HEAD", "POST", *priced.endpoint.methods}
-    return Route(path, priced, methods=sorted(methods))
+    return Route(path, priced)
 
 
 def _charged_answer(record: CallRecord) -> Answer:

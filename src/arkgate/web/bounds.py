@@ -47,8 +47,16 @@ _AT_CALLER: Final[Mapping[str, tuple[str, tuple[object, ...]]]] = {
     "tool_search": ("execution", ("client",)),
 }
 """Tools that run at the caller only with these values of a field, or of its `type`."""
-_SERVER_TOOLS: Final = {"web_search_options": "web_search", "mcp_servers": "mcp", "compaction": "compact"}
+_SERVER_TOOLS: Final = {
+    "web_search_options": "web_search",
+    "search_parameters": "web_search",  # xAI's
+    "enable_search": "web_search",  # DashScope's
+    "mcp_servers": "mcp",
+    "compaction": "compact",
+}
 """Fields that have the backend do more than answer, and the type that allows it."""
+_NOTHING_ASKED: Final[tuple[object, ...]] = (None, False, "", [], {"mode": "off"})
+"""Values of such fields that ask for nothing."""
 _USUAL: Final[Mapping[str, tuple[object, ...]]] = {
     "service_tier": (None, "auto", "default", "flex", "standard_only"),
     "speed": (None, "standard"),
@@ -91,7 +99,7 @@ def refuse_unpriced(
     allowed = (*_OWN_TOOLS, *server_tools)
     dear = [field for field, kind in _SERVER_TOOLS.items() if not kind.startswith(allowed)]
     for field in (*dear, *_NEVER):
-        if document.get(field):
+        if document.get(field) not in _NOTHING_ASKED:  # an empty object asks for the usual
             raise NotSupported(f"{field} is not sold here: leave it out.")
     kwargs = document.get("chat_template_kwargs")
     if isinstance(kwargs, dict) and not _TEMPLATE_NEVER.isdisjoint(kwargs):

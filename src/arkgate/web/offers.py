@@ -109,6 +109,8 @@ class OffersApi:
         method = request.query_params.get("method", "").upper()
         check_spelling(path, [one.endpoint.path for one in self._priced])
         priced = self._at(path)
+        if method:
+            priced.check_method(method)
         scope = {
             **request.scope,
             "method": method or priced.endpoint.methods[0],

@@ -200,6 +200,10 @@ class OpenAiReader:
     def _cache_wish(self, dialect: Dialect, document: Mapping[str, object]) -> CacheWish | None:
         if dialect is not Dialect.EMBEDDINGS and not self._cache.allow(document):
             return None
+        if document.get(
+            "conversation"
+        ):  # the turn is added to it, and its answer is another one the next time
+            return None
         return CacheWish(document, _WITHOUT_EFFECT)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -16,6 +17,10 @@ from arkgate.web.replies import respond
 from arkgate.web.requests import arrival_of, idempotency_key, presented_in
 
 _NOTHING: Final = (b"", b"{}")
+_ASIDE: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="arkgate-reading")
+"""Where long requests are read, so that nothing else waits for a thread behind them."""
+_PROBES: Final = ("GET", "HEAD", "POST")
+"""The methods that may ask for a price, whatever is sold."""
 _FIRST: Final = b"0"
 
 
@@ -65,15 +70,22 @@ class Priced:
         """Answers one request; raises its refusal, to be answered by the guard."""
         arrival = arrival_of(scope)
         headers = dict(scope["headers"])
+        self.check_method(scope["method"], *_PROBES)
         if headers.get(b"upgrade", b"").strip().lower() == b"websocket":
             raise UpgradeNotSupported("WebSockets are not sold here; use plain HTTP requests.")
         body = await read_body(receive, scope, maximum=self._reader.body_bytes_max)
         paid = await self.paid_request(scope, headers, arrival, body)
-        if scope["method"] not in self.endpoint.methods and paid.presented:
-            allowed = ", ".join(self.endpoint.methods)
-            raise MethodNotAllowed(f"{self.endpoint.path} answers to {allowed}.", allowed=allowed)
+        if paid.presented:
+            self.check_method(scope["method"])
         async with self._gateway.serve(paid) as reply:
             await respond(reply, self.endpoint.path, arrival, scope, receive, send)
+
+    def check_method(self, method: str, *others: str) -> None:
+        """Raises MethodNotAllowed for one that is neither sold here nor among the others."""
+        methods = self.endpoint.methods
+        if method not in methods and method not in others:
+            allowed = ", ".join(methods)
+            raise MethodNotAllowed(f"{self.endpoint.path} answers to {allowed}.", allowed=allowed)
 
     async def paid_request(
         self, scope: Scope, headers: Mapping[bytes, bytes], arrival: Arrival, body: bytes
@@ -83,8 +95,9 @@ class Priced:
         client = self._client_address.of(scope)
         is_counted = False
         if reader.is_slow(body):
-            is_counted = await self._gateway.expect(presented, client)
-            order = await asyncio.to_thread(reader.read, scope, headers, body)
+            async with self._gateway.reading(presented, client) as is_counted:
+                loop = asyncio.get_running_loop()
+                order = await loop.run_in_executor(_ASIDE, reader.read, scope, headers, body)
         else:
             order = reader.read(scope, headers, body)
         is_empty = not reader.takes_nothing and body.strip() in _NOTHING

@@ -13,6 +13,8 @@ from arkgate.web.guard import Arrival
 from arkgate.web.respond import Headers, json_response, raw_response, standing_headers
 
 EVENT_STREAM = "text/event-stream"
+OCTETS = "application/octet-stream"
+"""What an answer without a type is."""
 HEARTBEAT = b": still working\n\n"
 _STREAM_HEADERS = (
     (b"x-accel-buffering", b"no"),  # nginx buffers answers unless they say this
@@ -35,7 +37,7 @@ def whole_response(reply: Reply, path: str | None, arrival: Arrival) -> Response
     headers = _told(reply)
     if reply.is_data:
         return json_response(_envelope(reply, path, arrival), headers=[*headers, _PRIVATE])
-    content_type = reply.head.content_type or "application/octet-stream"
+    content_type = reply.head.content_type or OCTETS
     more = _STREAM_HEADERS if content_type.startswith(EVENT_STREAM) else (_PRIVATE,)
     return raw_response(
         reply.body,
@@ -82,7 +84,7 @@ def _further(reply: Reply) -> Headers:
 
 async def _stream(reply: Reply, follower: Follower, receive: Receive, send: Send) -> None:
     """Sends what comes as it comes. A reader who leaves is noticed at once, also between two pieces."""
-    content_type = reply.head.content_type or EVENT_STREAM
+    content_type = reply.head.content_type or OCTETS
     is_events = content_type.startswith(EVENT_STREAM)
     more = _STREAM_HEADERS if is_events else (_PRIVATE,)
     headers = [(b"content-type", content_type.encode("latin-1")), *_further(reply), *_told(reply), *more]

@@ -117,6 +117,8 @@ class HttpReader:
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         check_path(raw)
         if self._strip:
+            if not raw.startswith(self._prefix):
+                raise NotFound(f"What is sold here is {self._service.path}: write it so.")
             raw = b"/" + raw.removeprefix(self._prefix).lstrip(b"/")
         query: bytes = scope["query_string"]
         return raw + b"?" + query if query else raw

@@ -10,7 +10,6 @@ import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 log = structlog.get_logger()
 _Answer = TypeVar("_Answer")
@@ -73,7 +72,7 @@ class RedisCache:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await command()
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - what is no Redis may say anything, and is read by a library
             self._rest(error)
             return None
         if self._is_lost:
