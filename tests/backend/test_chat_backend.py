@@ -575,7 +575,7 @@ class Seconds:
 
 
 def pause_of(breaker: Breaker) -> int:
-    with pytest.raises(BackendUnavailable) as caught:
+    with pytest.raises(BackendUnavailable, match=r"\AThe backend cannot be reached") as caught:
         breaker.admit()
     assert caught.value.retry_after_seconds is not None
     return caught.value.retry_after_seconds
@@ -741,6 +741,7 @@ def test_health_says_what_the_backend_says(answer: bytes, ready: bool, state: st
             await backend.close()
             assert (health.ready, health.state) == (ready, state)
             assert word in health.sentence
+            assert health.sentence.startswith("The backend ")
             assert server.requests[0][0].startswith(b"GET /v1/models HTTP/1.1\r\n")
             assert KEY not in health.sentence
 

@@ -54,7 +54,7 @@ class Breaker:
 
     def _unavailable(self, seconds: float) -> BackendUnavailable:
         return BackendUnavailable(
-            "The chat backend cannot be reached; nothing was charged.",
+            "The backend cannot be reached; nothing was charged.",
             retry_after_seconds=max(1, math.ceil(seconds)),
         )
 

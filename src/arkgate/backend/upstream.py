@@ -369,19 +369,18 @@ def overloaded() -> Overloaded:
 
 def _health_of(status: int, answer: bytes, settings: BackendSettings) -> Health:
     if status == 401:
-        return Health(False, "refused", "The chat backend answers and refuses the key (status 401).")
+        return Health(False, "refused", "The backend answers and refuses the key (status 401).")
     if status in (403, 404, 405):  # some servers have no such list, some keys may not see it
-        sentence = f"The chat backend answers but does not list its models (status {status})."
+        sentence = f"The backend answers but does not list its models (status {status})."
         return Health(True, "ready", sentence)
     if status == 503:
-        return Health(False, "starting", "The chat backend answers that it is not ready (status 503).")
+        return Health(False, "starting", "The backend answers that it is not ready (status 503).")
     if not 200 <= status < 300:
-        return Health(False, "unreachable", f"The chat backend answers with status {status}.")
+        return Health(False, "unreachable", f"The backend answers with status {status}.")
     names = read_model_names(answer)
     wanted = [settings.model] if settings.model else [*settings.models.values()]
     missing = [name for name in wanted if name not in names]
     if names and missing:
-        return Health(
-            True, "unlisted", f"The chat backend answers but does not list the model {plain(missing[0], 80)}."
-        )
-    return Health(True, "ready", "The chat backend answers.")
+        sentence = f"The backend answers but does not list the model {plain(missing[0], 80)}."
+        return Health(True, "unlisted", sentence)
+    return Health(True, "ready", "The backend answers.")
