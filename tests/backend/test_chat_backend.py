@@ -748,6 +748,28 @@ def test_health_says_what_the_backend_says(answer: bytes, ready: bool, state: st
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("base", "status", "state"),
+    [
+        ("", "404 No", "unlisted"),
+        ("/api/", "405 No", "unlisted"),
+        ("", "403 No", "ready"),
+        ("", "200 OK", "ready"),
+        ("/openai/v1/", "404 No", "ready"),
+    ],
+)
+def test_health_says_where_a_url_may_lack_its_end(base: str, status: str, state: str) -> None:
+    async def main() -> None:
+        async with serving(always(http(b"{}", status=status), then_close=True)) as server:
+            backend = Upstream(settings(server, url=server.url.removesuffix("/v1") + base))
+            health = await backend.health()
+            await backend.close()
+            assert (health.ready, health.state) == (True, state)
+            assert ("does not end in /v1" in health.sentence) is (state == "unlisted")
+
+    asyncio.run(main())
+
+
 def test_health_of_nothing_is_unreachable() -> None:
     async def main() -> None:
         backend = Upstream(settings(BackendServer(port=free_port())))

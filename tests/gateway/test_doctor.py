@@ -127,6 +127,20 @@ def test_a_model_that_the_backend_does_not_list_is_a_warning(tmp_path: Path) -> 
     without_gateway(tmp_path, story, {"[backend]": 'model = "other"'})
 
 
+def test_a_url_of_the_backend_without_its_end_is_a_warning(tmp_path: Path) -> None:
+    async def story(simulation: Simulation, loaded: settings.Settings) -> None:
+        bare = simulation.chat.url.removesuffix("/v1")
+        file = tmp_path / "arkgate.toml"
+        file.write_text(file.read_text().replace(simulation.chat.url, bare))
+        check = (await examined(settings.load(file)))["backend: answers"]
+
+        assert check.verdict is Verdict.WARNING
+        assert "status 404" in check.seen
+        assert "url, which usually ends in /v1" in check.remedy
+
+    without_gateway(tmp_path, story)
+
+
 def test_a_refused_key_and_a_backend_that_is_away_fail(tmp_path: Path) -> None:
     async def refused(simulation: Simulation, loaded: settings.Settings) -> None:
         found = await examined(loaded, call=True)

@@ -371,8 +371,7 @@ def _health_of(status: int, answer: bytes, settings: BackendSettings) -> Health:
     if status == 401:
         return Health(False, "refused", "The backend answers and refuses the key (status 401).")
     if status in (403, 404, 405):  # some servers have no such list, some keys may not see it
-        sentence = f"The backend answers but does not list its models (status {status})."
-        return Health(True, "ready", sentence)
+        return _without_list(status, settings)
     if status == 503:
         return Health(False, "starting", "The backend answers that it is not ready (status 503).")
     if not 200 <= status < 300:
@@ -384,3 +383,10 @@ def _health_of(status: int, answer: bytes, settings: BackendSettings) -> Health:
         sentence = f"The backend answers but does not list the model {plain(missing[0], 80)}."
         return Health(True, "unlisted", sentence)
     return Health(True, "ready", "The backend answers.")
+
+
+def _without_list(status: int, settings: BackendSettings) -> Health:
+    sentence = f"The backend answers but does not list its models (status {status})."
+    if status == 403 or settings.url.rstrip("/").endswith("/v1"):
+        return Health(True, "ready", sentence)
+    return Health(True, "unlisted", f"{sentence} Its url does not end in /v1, and most do.")

@@ -127,8 +127,13 @@ class Doctor:
             yield Check("a call", Verdict.NOT_CHECKED, "It needs the line above.")
             return
         if health.state == "unlisted":
-            meaning = "If it does not know the model by that name, calls fail and are refunded."
-            remedy = "Correct model in [backend], or see with --call whether it answers all the same."
+            meaning = (
+                "If it is asked at the wrong place or for a model it lacks, calls fail and are refunded."
+            )
+            remedy = (
+                "Correct url, which usually ends in /v1, or model in [backend], or see with --call whether "
+                "it answers all the same."
+            )
             yield Check("answers", Verdict.WARNING, health.sentence, meaning, remedy)
         else:
             yield Check("answers", Verdict.OK, health.sentence)
