@@ -766,3 +766,49 @@ output_sats_per_million = 1500
     assert small.tariff.call == 50_000
     assert (large.tariff.call, large.tariff.input_tokens, large.tariff.cached_tokens) == (0, 500, 500)
     assert large.tariff.output_tokens == 1_500_000
+
+
+SEVERAL = """
+[[backends]]
+name = "one"
+url = "http://127.0.0.1:8081/v1"
+[[backends]]
+name = "two"
+url = "http://127.0.0.1:8082/v1"
+"""
+
+
+def beside_several(lines: str) -> str:
+    """The good configuration with two backends, and `[backend]` with only these lines."""
+    nodes, _, rest = GOOD.partition("[backend]")
+    return f"{nodes}[backend]\n{lines}\n[[services]]{rest.partition('[[services]]')[2]}{SEVERAL}"
+
+
+def test_what_concerns_all_backends_stands_beside_several(tmp_path: Path) -> None:
+    lines = 'drain_seconds = 5\nheartbeat_seconds = 2\nsystem_prompt = "Be brief."\nmax_tokens = 7\n'
+    lines += 'model_label = "m"\nrequest_bytes_max = 2048\nserver_tools = ["x"]\nhold_margin_seconds = 9'
+    loaded = settings.load(written(tmp_path, beside_several(lines)))
+
+    offers = loaded.offers
+    assert [backend.name for backend in offers.backends["ai_chat"]] == ["one", "two"]
+    assert (offers.fetch.drain_seconds, offers.fetch.heartbeat_seconds) == (5, 2)
+    assert (offers.ai_chat.system_prompt, offers.ai_chat.max_tokens) == ("Be brief.", 7)
+    assert [model.name for model in loaded.catalog.named("ai_chat").models] == ["m"]
+    assert (offers.openai_bytes_max, offers.server_tools) == (2048, ("x",))
+    assert (offers.hold_margin_seconds, loaded.call_deadline_seconds) == (9, 129)
+
+
+def test_a_backend_with_a_url_is_one_beside_several(tmp_path: Path) -> None:
+    loaded = settings.load(written(tmp_path, GOOD + SEVERAL))
+
+    assert [backend.name for backend in loaded.offers.backends["ai_chat"]] == ["backend", "one", "two"]
+
+
+@pytest.mark.parametrize("name", ["model", "api_key", "queue_max", "kind"])
+def test_what_concerns_one_server_is_refused_beside_several(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, beside_several(f'drain_seconds = 5\n{name} = "x"'))
+
+    assert problem == (
+        f"[backend] {name} concerns one server: put it into its [[backends]] entry, "
+        "or give [backend] a url as well."
+    )

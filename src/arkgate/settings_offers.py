@@ -98,6 +98,7 @@ class OffersReader:
 
     def __init__(self, document: Table, notes: Notes) -> None:
         self._document = document
+        self._notes = notes
         self._problems = notes.problems
         self._kinds: dict[str, str] = {}
 
@@ -113,15 +114,14 @@ class OffersReader:
             heartbeat_seconds=backend.number("heartbeat_seconds", 10, 0.1, 120),
             drain_seconds=backend.number("drain_seconds", 30, 0.0, 3600),
         )
+        openai_bytes_max = int(backend.number("request_bytes_max", 8 * 1024 * 1024, 1024, REQUEST_BYTES_MAX))
+        server_tools = backend.texts("server_tools", ())
+        margin = backend.number("hold_margin_seconds", 60, 5, 3600)
         tables = self._document.tables("models")
         names = [table.text("name", label if len(tables) < 2 else "") for table in tables] or [label]
         backends = self._backends(backend, names[0])
         services = self._services(label, tables)
-        openai_bytes_max = int(backend.number("request_bytes_max", 8 * 1024 * 1024, 1024, REQUEST_BYTES_MAX))
-        server_tools = backend.texts("server_tools", ())
-        margin = backend.number("hold_margin_seconds", 60, 5, 3600)
         cache, fiat = self._cache(), self._fiat()
-        backend.refuse_unknown()
         done_by = {service.name: self._done_by(service, wanted, backends) for service, wanted, _ in services}
         if not backends or not all(done_by.values()):
             return None
@@ -136,11 +136,14 @@ class OffersReader:
     # Backends.
 
     def _backends(self, single: Table, first_model: str) -> dict[str, BackendSettings]:
+        """All of them by name. Beside others `[backend]` is one of them only where it has a url."""
         tables = self._document.tables("backends")
-        read = [] if tables and not single.given else [self._backend(single, first_model, name="backend")]
+        is_one = not tables or "url" in single.given
+        read = [self._backend(single, first_model, name="backend")] if is_one else []
         for table in tables:
             read.append(self._backend(table, first_model))
             table.refuse_unknown()
+        single.refuse_unknown({} if is_one else self._of_one_backend())
         found: dict[str, BackendSettings] = {}
         for backend in read:
             if backend is None:
@@ -149,6 +152,11 @@ class OffersReader:
                 self._problems.append(f"[[backends]] name {backend.name} is given twice.")
             found[backend.name] = backend
         return found
+
+    def _of_one_backend(self) -> dict[str, str]:
+        """What is said in `[backend]` of a setting that each of `[[backends]]` has for itself."""
+        say = "concerns one server: put it into its [[backends]] entry, or give [backend] a url as well"
+        return {name: say for table, name in self._notes.settings if table == "[[backends]]"}
 
     def _backend(self, table: Table, first_model: str, *, name: str = "") -> BackendSettings | None:
         if not name:

@@ -10,11 +10,12 @@ TABLES: Mapping[str, str] = {
     "[store]": "The books and the keys. Back the key file up apart from the database.",
     "[[nodes]]": "The payment nodes, one entry each: [several](nodes/several.md) may be named.",
     "[backend]": (
-        "The server that answers: any OpenAI-compatible one. Also what is added to every question, "
-        "and how streams are kept going."
+        "The server that answers: any OpenAI-compatible one. Also, down to `hold_margin_seconds`, what "
+        "concerns all of them: what is added to every question, and how streams are kept going."
     ),
     "[[backends]]": (
-        "Several of them, or the servers of other HTTP APIs; `[backend]` may be left out then. "
+        "Several of them, or the servers of other HTTP APIs. `[backend]` may be left out then, or have "
+        "only what concerns all; with a `url` it is one more. "
         "One that has not begun with a call leaves it to the next."
     ),
     "[[services]]": "What is sold: the AI chat, and [any other HTTP API](sell-your-api.md).",
