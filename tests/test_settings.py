@@ -760,7 +760,8 @@ name = "vendor/large"
 input_sats_per_million = 0.5
 output_sats_per_million = 1500
 """
-    (service,) = settings.load(written(tmp_path, GOOD + models)).catalog
+    both = added("[backend]", 'models = {"small" = "s", "vendor/large" = "l"}')(GOOD)
+    (service,) = settings.load(written(tmp_path, both + models)).catalog
 
     small, large = service.models
     assert small.tariff.call == 50_000
@@ -812,3 +813,53 @@ def test_what_concerns_one_server_is_refused_beside_several(tmp_path: Path, name
         f"[backend] {name} concerns one server: put it into its [[backends]] entry, "
         "or give [backend] a url as well."
     )
+
+
+def with_models(*names: str) -> str:
+    return "".join(f'[[models]]\nname = "{name}"\nprice_sats = 5\n' for name in names)
+
+
+def test_a_model_that_the_backend_is_not_asked_for_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, GOOD + with_models("small", "large")) == [
+        (
+            "[[models]] large: no backend has it. In place of model write all that one has into its "
+            'entry: models = {"small" = "llama3.2", "large" = "its own name for it"}.'
+        )
+    ]
+
+
+def test_a_label_that_the_table_of_models_lacks_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, added("[backend]", 'models = {"m" = "own"}')(GOOD))
+
+    assert problem.startswith("[[models]] arkgate-chat-v1: no backend has it.")
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "lacking"),
+    [
+        ('models = {"small" = "s"}', 'models = {"small" = "s"}', ["large"]),
+        ('models = {"small" = "s"}', 'model = "s"', ["large"]),
+        ('models = {"other" = "s"}', 'models = {"other" = "s"}', ["small", "large"]),
+        ('models = {"small" = "s"}', 'models = {"large" = "l"}', []),
+        ('models = {"small" = "s"}', "", []),
+    ],
+)
+def test_each_model_needs_one_of_several_backends(
+    tmp_path: Path, one: str, two: str, lacking: list[str]
+) -> None:
+    several = SEVERAL.replace('8081/v1"', f'8081/v1"\n{one}').replace('8082/v1"', f'8082/v1"\n{two}')
+    path = written(tmp_path, GOOD.partition("[backend]")[0] + several + with_models("small", "large"))
+
+    try:
+        found = []
+        settings.load(path)
+    except settings.SettingsError as error:
+        found = [problem.partition(":")[0] for problem in error.problems]
+
+    assert found == [f"[[models]] {name}" for name in lacking]
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    text = added("[backend]", 'models = {"small" = "s"}')(GOOD) + with_models("small", "small")
+
+    assert problems(tmp_path, text) == ["[[models]] name small is given 2 times: each entry needs its own."]

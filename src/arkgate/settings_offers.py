@@ -1,6 +1,7 @@
 """Reads what is sold: backends that do the work, models, services, and what is kept of answers."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -123,6 +124,9 @@ class OffersReader:
         services = self._services(label, tables)
         cache, fiat = self._cache(), self._fiat()
         done_by = {service.name: self._done_by(service, wanted, backends) for service, wanted, _ in services}
+        if len(backends) == len(self._kinds):  # or what is wrong with them has been said
+            for service, _, _ in services:
+                self._refuse_unserved(service, done_by[service.name])
         if not backends or not all(done_by.values()):
             return None
         longest = max(one.total_timeout_seconds for many in done_by.values() for one in many)
@@ -223,6 +227,20 @@ class OffersReader:
             )
         return found
 
+    def _refuse_unserved(self, service: Service, backends: Sequence[BackendSettings]) -> None:
+        """Notes each model that could be paid for and never be answered."""
+        if not backends or not all(backend.models for backend in backends):
+            return  # one without names of its own is asked for any
+        known = {name: own for backend in backends for name, own in backend.models.items()}
+        for model in service.models:
+            if model.name and model.name not in known:
+                names = {**backends[0].models, model.name: "its own name for it"}
+                table = ", ".join(f'"{name}" = "{own}"' for name, own in names.items())
+                self._problems.append(
+                    f"[[models]] {model.name}: no backend has it. In place of model write all that one has "
+                    f"into its entry: models = {{{table}}}."
+                )
+
     # Services.
 
     def _services(
@@ -264,6 +282,7 @@ class OffersReader:
             endpoints += [Endpoint(path, ("POST",), _ROUTE_SENTENCES[path]) for path in PATHS]
         tariff = Tariff(call=price)
         read = tuple(self._model(model, tariff, label, alone=len(models) == 1) for model in models)
+        self._refuse_shared("[[models]] name", [model.name for model in read])
         return Service(
             name=name,
             endpoints=tuple(endpoints),
@@ -363,6 +382,11 @@ class OffersReader:
             if not _HEADER.match(header) or header in NEVER:
                 self._problems.append(f"{table.where} {name} holds {header}, which cannot pass.")
         return headers
+
+    def _refuse_shared(self, what: str, values: Sequence[str]) -> None:
+        for value, times in Counter(values).items():
+            if value and times > 1:
+                self._problems.append(f"{what} {value} is given {times} times: each entry needs its own.")
 
     def _catalog(self, services: Sequence[Service]) -> Catalog:
         try:

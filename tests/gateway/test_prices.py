@@ -252,7 +252,9 @@ def test_earlier_turns_that_are_not_in_the_request_are_held_for_or_refused(tmp_p
 
     priced = "input_sats_per_million = 1000000\n"
     models = f'name = "small"\n{priced}[[models]]\nname = "large"\ncontext_tokens = 10000\n{priced}'
-    play(tmp_path, story, {"[[services]]": "calls_per_day = 0", "[[models]]": models})
+    names = 'models = {"small" = "simulated-chat", "large" = "simulated-chat"}'
+    service = {"[[services]]": "calls_per_day = 0", "[backend]": names}
+    play(tmp_path, story, {**service, "[[models]]": models})
 
 
 def test_a_kept_answer_at_no_price_is_for_those_who_have_paid(tmp_path: Path) -> None:

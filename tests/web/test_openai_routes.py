@@ -156,6 +156,7 @@ def test_the_models_are_listed_for_both_kinds_of_clients(tmp_path: Path) -> None
         "[[models]]": 'name = "small"\nprice_sats = 10\n\n[[models]]\nname = "vendor/large"\n'
         "output_sats_per_million = 1500\ncontext_tokens = 131072",
         "[[services]]": "calls_per_day = 0",
+        "[backend]": 'models = {"small" = "simulated-chat", "vendor/large" = "simulated-chat"}',
     }
 
     async def story(stage: Stage) -> None:

@@ -185,8 +185,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
 
 _OF_BACKENDS: Mapping[str, str] = {
     "url": "Its base URL, as for OpenAI's SDKs: `http://127.0.0.1:11434/v1`.",
-    "model": "The model that it is asked for.",
-    "models": "Its own names of models, by the names that callers use.",
+    "model": "The model that it is asked for: the first of `[[models]]`, where there are several.",
+    "models": "Its own names of all models that it has, by the names that callers use.",
     "api_key": "Its key. Better in a file of its own.",
     "api_key_file": "A file that holds the key and nothing else.",
     "api_key_header": "Where the key goes: as a bearer token in `Authorization`, bare in any other.",
