@@ -11,6 +11,8 @@ import pytest
 from arkgate import settings
 from arkgate.cli.template import TEMPLATE
 from arkgate.core.money import sats
+from arkgate.web.guard import COMMON_HEADERS
+from arkgate.web.services import NEVER, RESPONSE_HEADERS
 
 Change = Callable[[str], str]
 GOOD = """\
@@ -863,3 +865,74 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
     text = added("[backend]", 'models = {"small" = "s"}')(GOOD) + with_models("small", "small")
 
     assert problems(tmp_path, text) == ["[[models]] name small is given 2 times: each entry needs its own."]
+
+
+def only_an_api(*lines: str, backend: str = "") -> str:
+    """A configuration with one HTTP service that has these lines, and with these at its backend."""
+    service = ONLY_AN_API.replace('path = "/weather/"', "\n".join(['path = "/weather/"', *lines]))
+    return f"{GOOD.partition('[backend]')[0]}{service}{backend}\n"
+
+
+@pytest.mark.parametrize("name", ["Accept-Encoding", "User-Agent", "Host", "X-Request-ID", "Content-Length"])
+def test_headers_that_the_gateway_writes_to_backends_are_not_passed(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, only_an_api(f'request_headers = ["accept", "{name}"]'))
+
+    assert f"request_headers holds {name.lower()}, which " in problem
+
+
+def told_to_callers() -> list[str]:
+    """What the gateway tells on answers, but for what may be the backend's to tell."""
+    exposed = dict(COMMON_HEADERS)[b"access-control-expose-headers"].decode().lower().split(", ")
+    names = {*exposed, *(name.decode() for name, _ in COMMON_HEADERS)} - {*RESPONSE_HEADERS, *NEVER}
+    return sorted({*names, "cache-control", "date", "request-id", "x-accel-buffering", "x-request-id"})
+
+
+@pytest.mark.parametrize("name", told_to_callers())
+def test_headers_that_the_gateway_writes_to_callers_are_not_passed(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, only_an_api(f'response_headers = ["etag", "{name}"]'))
+
+    assert f"response_headers holds {name}, which the gateway writes itself: leave it out." in problem
+
+
+def test_headers_that_are_the_backends_pass(tmp_path: Path) -> None:
+    names = [*RESPONSE_HEADERS, "X-Weather", "Allow"]
+    lines = f"response_headers = {names}", 'request_headers = ["X-Weather", "Cache-Control"]'
+    loaded = settings.load(written(tmp_path, only_an_api(*lines)))
+
+    terms = loaded.offers.http["weather"]
+    assert terms.response_headers == tuple(name.lower() for name in names)
+    assert terms.request_headers == ("x-weather", "cache-control")
+
+
+@pytest.mark.parametrize("key", ['api_key = "k"', 'api_key_file = "backend.key"'])
+def test_no_caller_writes_where_the_operators_key_goes(tmp_path: Path, key: str) -> None:
+    text = only_an_api(
+        'request_headers = ["X-Weather-Key"]', backend=f'{key}\napi_key_header = "x-weather-KEY"'
+    )
+
+    assert problems(tmp_path, text) == [
+        (
+            "[[services]] weather request_headers holds x-weather-key, in which backend weather gets its "
+            "key: leave it out there."
+        )
+    ]
+
+
+NOT_FOR_KEYS = [
+    "Content-Length", "Transfer-Encoding", "Connection", "Host", "Content-Type", "Accept", "Accept-Encoding",
+    "User-Agent", "X-Request-ID", "Idempotency-Key", "TE", "Expect",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_FOR_KEYS)
+def test_a_key_goes_into_no_header_that_is_for_something_else(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, added("[backend]", f'api_key = "k"\napi_key_header = "{name}"')(GOOD))
+
+    assert problem.startswith(f"[backend] api_key_header is {name}, which is not for keys")
+
+
+@pytest.mark.parametrize("name", ["authorization", "X-API-Key", "api-key", "X-Goog-Api-Key", "Cookie"])
+def test_a_key_goes_where_backends_look_for_it(tmp_path: Path, name: str) -> None:
+    text = added("[backend]", f'api_key = "k"\napi_key_header = "{name}"')(GOOD)
+
+    assert settings.load(written(tmp_path, text)).offers.backends["ai_chat"][0].api_key_header == name

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -40,6 +40,32 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
 _PATH = re.compile(r"/[A-Za-z0-9._/-]*[A-Za-z0-9._-]/?\Z")
 _HEADER = re.compile(r"[a-z0-9-]{1,64}\Z")
+_CREDENTIALS = frozenset(
+    {"authorization", "cookie", "grpc-metadata-macaroon", "macaroon", "proxy-authorization", "x-api-key"}
+)
+OURS_TO_BACKENDS = frozenset({"accept-encoding", "host", "user-agent", "x-request-id"})
+"""Headers that the gateway writes towards every backend, beside the framing and the key."""
+NOT_FOR_KEYS = (NEVER - _CREDENTIALS) | OURS_TO_BACKENDS | {"accept", "content-type"}
+"""Where no key of a backend's may go."""
+OURS_TO_CALLERS = frozenset(
+    {
+        "cache-control",
+        "date",
+        "idempotent-replayed",
+        "request-id",
+        "x-accel-buffering",
+        "x-balance-sats",
+        "x-cache",
+        "x-content-type-options",
+        "x-cost-sats",
+        "x-credit-balance",
+        "x-request-id",
+        "x-should-retry",
+    }
+)
+"""Headers that the gateway writes on answers."""
+OUR_FAMILIES_TO_CALLERS = ("access-control-", "x-concurrency-", "x-ratelimit-")
+"""How the names of more of them begin."""
 _ROUTE_SENTENCES: Mapping[str, str] = MappingProxyType(
     {
         "/v1/chat/completions": "OpenAI's chat completions, streamed or not.",
@@ -125,8 +151,9 @@ class OffersReader:
         cache, fiat = self._cache(), self._fiat()
         done_by = {service.name: self._done_by(service, wanted, backends) for service, wanted, _ in services}
         if len(backends) == len(self._kinds):  # or what is wrong with them has been said
-            for service, _, _ in services:
+            for service, _, terms in services:
                 self._refuse_unserved(service, done_by[service.name])
+                self._refuse_key_of_callers(service, terms, done_by[service.name])
         if not backends or not all(done_by.values()):
             return None
         longest = max(one.total_timeout_seconds for many in done_by.values() for one in many)
@@ -184,7 +211,7 @@ class OffersReader:
                 models=models,
                 name=name,
                 api_key=key,
-                api_key_header=table.text("api_key_header", "Authorization"),
+                api_key_header=self._key_header(table),
                 priority=int(table.number("priority", 0, 0, 1000)),
                 weight=int(table.number("weight", 1, 1, 1000)),
                 connect_timeout_seconds=connect,
@@ -203,6 +230,15 @@ class OffersReader:
             if table.given.get("url"):  # what is missing or empty has been said
                 self._problems.append(f"{table.where} {error}.")
             return None
+
+    def _key_header(self, table: Table) -> str:
+        name = table.text("api_key_header", "Authorization")
+        if name.lower() in NOT_FOR_KEYS:
+            self._problems.append(
+                f"{table.where} api_key_header is {name}, which is not for keys: name the header in which "
+                "the backend looks for one, like X-API-Key."
+            )
+        return name
 
     def _done_by(
         self, service: Service, wanted: Sequence[str], backends: Mapping[str, BackendSettings]
@@ -239,6 +275,18 @@ class OffersReader:
                 self._problems.append(
                     f"[[models]] {model.name}: no backend has it. In place of model write all that one has "
                     f"into its entry: models = {{{table}}}."
+                )
+
+    def _refuse_key_of_callers(
+        self, service: Service, terms: HttpTerms | None, backends: Sequence[BackendSettings]
+    ) -> None:
+        """Notes each header in which a caller's text would stand beside the operator's key, or before it."""
+        for backend in backends:
+            name = backend.api_key_header.lower()
+            if terms is not None and backend.api_key and name in terms.request_headers:
+                self._problems.append(
+                    f"[[services]] {service.name} request_headers holds {name}, in which backend "
+                    f"{backend.name} gets its key: leave it out there."
                 )
 
     # Services.
@@ -351,8 +399,10 @@ class OffersReader:
         path = self._path(table, "")
         terms = HttpTerms(
             strip=table.flag("strip_path", default=False),
-            request_headers=self._headers(table, "request_headers", REQUEST_HEADERS),
-            response_headers=self._headers(table, "response_headers", RESPONSE_HEADERS),
+            request_headers=self._headers(table, "request_headers", REQUEST_HEADERS, OURS_TO_BACKENDS),
+            response_headers=self._headers(
+                table, "response_headers", RESPONSE_HEADERS, OURS_TO_CALLERS, OUR_FAMILIES_TO_CALLERS
+            ),
             request_bytes_max=int(table.number("request_bytes_max", 1024 * 1024, 0, REQUEST_BYTES_MAX)),
         )
         service = Service(
@@ -376,10 +426,22 @@ class OffersReader:
             )
         return path
 
-    def _headers(self, table: Table, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    def _headers(
+        self,
+        table: Table,
+        name: str,
+        default: tuple[str, ...],
+        ours: Collection[str],
+        families: tuple[str, ...] = (),
+    ) -> tuple[str, ...]:
+        """Names in lower case. Notes those that cannot pass: what the gateway writes would be there twice."""
         headers = tuple(text.lower() for text in table.texts(name, default))
         for header in headers:
-            if not _HEADER.match(header) or header in NEVER:
+            if header in ours or header.startswith(families):
+                self._problems.append(
+                    f"{table.where} {name} holds {header}, which the gateway writes itself: leave it out."
+                )
+            elif not _HEADER.match(header) or header in NEVER:
                 self._problems.append(f"{table.where} {name} holds {header}, which cannot pass.")
         return headers
 

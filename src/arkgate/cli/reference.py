@@ -116,8 +116,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "kilobyte_sats": "What 1,024 bytes of the answer cost beside that.",
         "hold_sats": "What a call may cost at most where it is paid by what it uses; held until it ends.",
         "strip_path": "Whether `path` is left out of what the backend is asked for.",
-        "request_headers": "Headers of the caller's that the backend gets. Credentials never pass.",
-        "response_headers": "Headers of the backend's that the caller gets.",
+        "request_headers": "Headers of the caller's that the backend gets: no credentials, none of ours.",
+        "response_headers": "Headers of the backend's that the caller gets: none of ours.",
         "request_bytes_max": "The largest request.",
     },
     "[[models]]": {
