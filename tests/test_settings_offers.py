@@ -46,7 +46,51 @@ WRONG_OFFERS = {
     "a method that is none": (
         'kind = "http"\nname',
         'methods = ["FETCH"]\nkind = "http"\nname',
-        "methods may hold",
+        "methods must hold some of GET, POST",
+    ),
+    "no method": (
+        'kind = "http"\nname',
+        'methods = []\nkind = "http"\nname',
+        "methods must hold some of GET, POST",
+    ),
+    "a price below a msat": (
+        "price_sats = 0.5",
+        "price_sats = 0.0001",
+        "[[services]] price_sats is below a msat",
+    ),
+    "a unit's price below a msat": (
+        "price_sats = 0.5",
+        "kilobyte_sats = 0.0009\nhold_sats = 5",
+        "kilobyte_sats is below a msat, of which a sat has a thousand: the least is 0.001.",
+    ),
+    "a hold for a fixed price": ("price_sats = 0.5", "price_sats = 2\nhold_sats = 5", "leave hold_sats out"),
+    "a path that is not what it comes to": ('"/weather/"', '"/weather/../x"', "path has a . or .."),
+    "a path with a dot": ('"/weather/"', '"/weather/./"', "path has a . or .."),
+    "one path twice": (
+        "[[backends]]",
+        (
+            '[[services]]\nkind = "http"\nname = "other"\npath = "/weather/"\nprice_sats = 1\n'
+            'backends = ["weather"]\n[[backends]]'
+        ),
+        "[[services]] path /weather/ is given 2 times: each entry needs its own.",
+    ),
+    "one name twice": (
+        "[[backends]]",
+        (
+            '[[services]]\nkind = "http"\nname = "weather"\npath = "/x"\nprice_sats = 1\n'
+            'backends = ["weather"]\n[[backends]]'
+        ),
+        "[[services]] name weather is given 2 times: each entry needs its own.",
+    ),
+    "a key's header without a key": (
+        'kind = "http"\nurl',
+        'kind = "http"\napi_key_header = "X-Key"\nurl',
+        "[[backends]] api_key_header is given without a key: add api_key_file, or leave it out.",
+    ),
+    "an empty key": (
+        'kind = "http"\nurl',
+        'kind = "http"\napi_key = " "\nurl',
+        "[[backends]] api_key is empty: leave it out, or name a file in api_key_file.",
     ),
     "a header that must not pass": (
         'kind = "http"\nname',
@@ -71,18 +115,94 @@ def test_a_wrong_offer_is_refused_with_a_sentence(tmp_path: Path, old: str, new:
     assert any(sentence in problem for problem in problems(tmp_path, text))
 
 
+PART = "is for a part of the question's tokens: give input_sats_per_million, too."
+
+
 @pytest.mark.parametrize(
-    "prices",
+    ("prices", "sentence"),
     [
-        "input_sats_per_million = 100\ncached_sats_per_million = 101",
-        "price_sats = 1\ncache_write_sats_per_million = 100",
-        "price_sats = 1\ncached_sats_per_million = 100",
+        (
+            "input_sats_per_million = 100\ncached_sats_per_million = 101",
+            "cached_sats_per_million is at most input_sats_per_million.",
+        ),
+        ("price_sats = 1\ncache_write_sats_per_million = 100", f"cache_write_sats_per_million {PART}"),
+        ("price_sats = 1\ncached_sats_per_million = 100", f"cached_sats_per_million {PART}"),
+        ("output_sats_per_million = 1\ncached_sats_per_million = 1", f"cached_sats_per_million {PART}"),
     ],
 )
-def test_prices_by_which_a_hold_would_be_too_small_are_refused(tmp_path: Path, prices: str) -> None:
+def test_prices_by_which_a_hold_would_be_too_small_are_refused(
+    tmp_path: Path, prices: str, sentence: str
+) -> None:
     text = f'{GOOD}\n[[models]]\nname = "m"\n{prices}\n'
 
-    assert any("is at most input_sats_per_million" in problem for problem in problems(tmp_path, text))
+    assert problems(tmp_path, text) == [f"[[models]] m: {sentence}"]
+
+
+@pytest.mark.parametrize("price", ["price_sats", "input_sats_per_million", "output_sats_per_million"])
+def test_a_models_price_below_a_msat_is_refused(tmp_path: Path, price: str) -> None:
+    text = f'{GOOD}\n[[models]]\nname = "m"\n{price} = 0.0001\n'
+
+    (problem,) = problems(tmp_path, text)
+    assert problem == (
+        f"[[models]] {price} is below a msat, of which a sat has a thousand: the least is 0.001."
+    )
+
+
+def test_a_usual_length_above_the_longest_is_refused(tmp_path: Path) -> None:
+    text = f'{GOOD}\n[[models]]\nname = "m"\nmax_tokens = 100\n'
+
+    assert problems(tmp_path, text + "default_max_tokens = 101\n") == [
+        "[[models]] m: default_max_tokens is above max_tokens: lower it, or leave it out."
+    ]
+    for line in ("default_max_tokens = 100\n", ""):
+        (service,) = settings.load(written(tmp_path, text + line)).catalog
+        assert service.models[0].max_tokens == 100
+
+
+ROUTES = ["chat/completions", "completions", "embeddings", "responses", "messages/"]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_url_of_one_route_is_refused_where_the_base_is_wanted(tmp_path: Path, route: str) -> None:
+    (problem,) = problems(tmp_path, added("[backend]", f'url = "http://h/v1/{route}"')(GOOD))
+
+    assert problem == (
+        f"[backend] url ends in /{route.rstrip('/')}, which the gateway adds itself: leave that out, so that "
+        "it usually ends in /v1."
+    )
+    of_another_api = only_an_api().replace(":8081", f":8081/{route}")
+    assert settings.load(written(tmp_path, of_another_api))
+
+
+@pytest.mark.parametrize(
+    ("url", "is_usable"),
+    [
+        ("memory", True),
+        ("redis://127.0.0.1:6379/0", True),
+        ("rediss://:secret@cache.example/0", True),
+        ("valkey://cache", True),
+        ("unix:///run/redis.sock", True),
+        ("redis://", False),
+        ("redis://:6379/0", False),
+        ("redis://cache:x/0", False),
+        ("unix://", False),
+        ("http://cache", False),
+    ],
+)
+def test_a_cache_is_somewhere(tmp_path: Path, url: str, is_usable: bool) -> None:
+    path = written(tmp_path, f'{GOOD}[cache]\nurl = "{url}"\n')
+
+    if is_usable:
+        assert settings.load(path).offers.cache.url == url
+    else:
+        with pytest.raises(settings.SettingsError, match=r"\[cache\] url must be"):
+            settings.load(path)
+
+
+def test_who_would_turn_the_cache_off_is_told_how(tmp_path: Path) -> None:
+    assert problems(tmp_path, GOOD + "[cache]\nenabled = false\n") == [
+        "[cache] enabled is not a setting; ttl_seconds = 0 turns the cache off."
+    ]
 
 
 def test_models_have_prices_of_their_own(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Reads what is sold: backends that do the work, models, services, and what is kept of answers."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from arkgate.backend.rates import RateSettings
 from arkgate.backend.upstream import BackendSettings
@@ -13,6 +15,7 @@ from arkgate.core.money import Msat, sats
 from arkgate.core.pricing import Tariff
 from arkgate.gateway.fetch import FetchTerms
 from arkgate.gateway.shelf import CacheTerms
+from arkgate.ports import Dialect
 from arkgate.settings_table import Notes, Table
 from arkgate.web.ai_chat import AiChatTerms
 from arkgate.web.openai import PATHS, CacheRules
@@ -196,6 +199,8 @@ class OffersReader:
         key = table.secret("api_key")
         is_chat = kind == "openai"
         url = table.text("url").rstrip("/")
+        if is_chat:
+            self._refuse_route(table, url)
         single = table.where == "[backend]"
         models = table.texts_by_name("models")
         own = table.text("model") if single and not models else table.text("model", "")
@@ -231,8 +236,23 @@ class OffersReader:
                 self._problems.append(f"{table.where} {error}.")
             return None
 
+    def _refuse_route(self, table: Table, url: str) -> None:
+        """Notes a URL of one route where the base of all is wanted."""
+        route = next(
+            (dialect.value for dialect in Dialect if dialect.value and url.endswith(dialect.value)), ""
+        )
+        if route:
+            self._problems.append(
+                f"{table.where} url ends in {route}, which the gateway adds itself: leave that out, so that "
+                "it usually ends in /v1."
+            )
+
     def _key_header(self, table: Table) -> str:
         name = table.text("api_key_header", "Authorization")
+        if "api_key_header" in table.given and not table.given.keys() & {"api_key", "api_key_file"}:
+            self._problems.append(
+                f"{table.where} api_key_header is given without a key: add api_key_file, or leave it out."
+            )
         if name.lower() in NOT_FOR_KEYS:
             self._problems.append(
                 f"{table.where} api_key_header is {name}, which is not for keys: name the header in which "
@@ -343,28 +363,7 @@ class OffersReader:
 
     def _model(self, table: Table, usual: Tariff, label: str, *, alone: bool) -> Model:
         name = _matching(table, "name", _MODEL, label if alone else "", self._problems)
-        input_tokens, cached, written, output_tokens = (
-            _msat(table.number(f"{what}_sats_per_million", 0, 0.0, 1e9))
-            for what in ("input", "cached", "cache_write", "output")
-        )
-        by_tokens = bool(input_tokens or output_tokens)
-        if cached > input_tokens or (written and not input_tokens):
-            self._problems.append(
-                f"{table.where} {name}: cached_sats_per_million is at most input_sats_per_million, and "
-                "cache_write_sats_per_million needs one."
-            )
-        call = _msat(table.number("price_sats", 0 if by_tokens else usual.call / 1000, 0.0, 1e6))
-        if "cached_sats_per_million" not in table.given:
-            cached = input_tokens
-        tariff = Tariff(
-            call=call,
-            input_tokens=input_tokens,
-            cached_tokens=cached,
-            written_tokens=written if "cache_write_sats_per_million" in table.given else None,
-            output_tokens=output_tokens,
-        )
-        if not (by_tokens or call):
-            self._problems.append(f"{table.where} {name} has no price.")
+        tariff = self._tariff_of_model(table, name, usual)
         model = Model(
             name,
             tariff,
@@ -374,28 +373,74 @@ class OffersReader:
             picture_tokens=int(table.number("picture_tokens", 1600, 1, 1_000_000)),
             length_field=table.one_of("length_field", ("max_tokens", "max_completion_tokens"), "max_tokens"),
         )
+        if "default_max_tokens" in table.given and model.default_max_tokens > (model.max_tokens or math.inf):
+            self._problems.append(
+                f"{table.where} {name}: default_max_tokens is above max_tokens: lower it, or leave it out."
+            )
         table.refuse_unknown()
         return model
 
+    def _tariff_of_model(self, table: Table, name: str, usual: Tariff) -> Tariff:
+        input_tokens, cached, written, output_tokens = (
+            self._price(table, f"{what}_sats_per_million", 1e9)
+            for what in ("input", "cached", "cache_write", "output")
+        )
+        for what, amount in (("cached", cached), ("cache_write", written)):
+            if amount and not input_tokens:
+                self._problems.append(
+                    f"{table.where} {name}: {what}_sats_per_million is for a part of the question's tokens: "
+                    "give input_sats_per_million, too."
+                )
+        if cached > input_tokens > 0:
+            self._problems.append(
+                f"{table.where} {name}: cached_sats_per_million is at most input_sats_per_million."
+            )
+        by_tokens = bool(input_tokens or output_tokens)
+        call = self._price(table, "price_sats", 1e6, default=0 if by_tokens else usual.call / 1000)
+        if not (by_tokens or call):
+            self._problems.append(f"{table.where} {name} has no price.")
+        return Tariff(
+            call=call,
+            input_tokens=input_tokens,
+            cached_tokens=cached if "cached_sats_per_million" in table.given else input_tokens,
+            written_tokens=written if "cache_write_sats_per_million" in table.given else None,
+            output_tokens=output_tokens,
+        )
+
+    def _price(self, table: Table, name: str, maximum: float, *, default: float = 0) -> Msat:
+        """A price in msat; a part of one is dropped, and what is only such a part is noted."""
+        amount_sats = table.number(name, default, 0.0, maximum)
+        amount = Msat(int(round(amount_sats * 1_000_000) // 1000))
+        if amount_sats and not amount:
+            self._problems.append(
+                f"{table.where} {name} is below a msat, of which a sat has a thousand: the least is 0.001."
+            )
+            return Msat(1)
+        return amount
+
     def _http(self, table: Table, name: str, calls_per_day: int | None) -> tuple[Service, HttpTerms]:
-        call = _msat(table.number("price_sats", 0, 0.0, 1e6))
-        second = _msat(table.number("second_sats", 0, 0.0, 1e6))
-        kilobyte = _msat(table.number("kilobyte_sats", 0, 0.0, 1e6))
+        call = self._price(table, "price_sats", 1e6)
+        second = self._price(table, "second_sats", 1e6)
+        kilobyte = self._price(table, "kilobyte_sats", 1e6)
         tariff = Tariff(call=call, second=second, kilobyte=kilobyte)
-        hold = _msat(table.number("hold_sats", 0, 0.0, 1e9))
-        if tariff.is_fixed:
-            hold = call
+        hold = self._price(table, "hold_sats", 1e9)
         if not (call or second or kilobyte):
             self._problems.append(f"{table.where} {name} has no price: give price_sats.")
+        elif tariff.is_fixed and hold:
+            self._problems.append(
+                f"{table.where} {name} costs the same for every call: leave hold_sats out, or give "
+                "second_sats or kilobyte_sats."
+            )
         elif hold <= call and not tariff.is_fixed:
             self._problems.append(
                 f"{table.where} {name} is paid by what it uses: hold_sats says what a call may cost at most."
             )
+        if tariff.is_fixed:
+            hold = call
         description = table.text("description", "")
         methods = table.texts("methods", ("GET", "POST"))
-        for method in methods:
-            if method not in METHODS:
-                self._problems.append(f"{table.where} methods may hold {', '.join(METHODS)}.")
+        if not methods or not set(methods) <= set(METHODS):
+            self._problems.append(f"{table.where} methods must hold some of {', '.join(METHODS)}.")
         path = self._path(table, "")
         terms = HttpTerms(
             strip=table.flag("strip_path", default=False),
@@ -424,6 +469,10 @@ class OffersReader:
                 f"{table.where} path must be like /api/ai-chat, or /api/ for all under it, "
                 "and none of the gateway's own: under /v1/, /health or /.well-known/, or a page's."
             )
+        elif not {".", ".."}.isdisjoint(path.split("/")):
+            self._problems.append(
+                f"{table.where} path has a . or .. between slashes: write what it comes to."
+            )
         return path
 
     def _headers(
@@ -451,10 +500,11 @@ class OffersReader:
                 self._problems.append(f"{what} {value} is given {times} times: each entry needs its own.")
 
     def _catalog(self, services: Sequence[Service]) -> Catalog:
+        self._refuse_shared("[[services]] name", [service.name for service in services])
+        self._refuse_shared("[[services]] path", [service.path for service in services])
         try:
             return Catalog(tuple(services))
-        except ValueError as error:
-            self._problems.append(f"[[services]]: {error}.")
+        except ValueError:  # that has been said, also of two that chat
             return Catalog(tuple(services[:1]))
 
     # What is shown and kept.
@@ -492,17 +542,21 @@ class OffersReader:
                 tools=table.flag("tools", default=False),
             ),
         )
-        if settings.url != "memory" and not settings.url.startswith(
-            ("redis://", "rediss://", "valkey://", "unix://")
-        ):
+        if settings.url != "memory" and not _is_cache(settings.url):
             self._problems.append('[cache] url must be "memory" or like "redis://127.0.0.1:6379/0".')
-        table.refuse_unknown()
+        table.refuse_unknown({"enabled": "is not a setting; ttl_seconds = 0 turns the cache off"})
         return settings
 
 
-def _msat(amount_sats: float) -> Msat:
-    """A price of the settings in msat; a part of one is dropped."""
-    return Msat(int(round(amount_sats * 1_000_000) // 1000))
+def _is_cache(url: str) -> bool:
+    """Whether a URL names a server that keeps answers, and says where it is."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            return bool(parts.path)
+        return parts.scheme in ("redis", "rediss", "valkey") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _matching(table: Table, name: str, pattern: re.Pattern[str], default: str, problems: list[str]) -> str:

@@ -190,6 +190,8 @@ class Table:
         """A secret that stands here or in the file that `<name>_file` names."""
         self._note(name, "a secret", "")
         direct = self.text(name, "")
+        if name in self.given and isinstance(self.given[name], str) and not direct.strip():
+            self._wrong(name, f"is empty: leave it out, or name a file in {name}_file")
         file = self.file(f"{name}_file", required=False)
         if direct and file != Path():
             self._wrong(name, f"and {name}_file are both given: keep one")
