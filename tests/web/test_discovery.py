@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import httpx
 import pytest
 from tests.stage import Stage, play
 from tests.web.test_services import service
+
+from arkgate.web.openai import PATHS
 
 MAPS = (
     "/.well-known/l402.json",
@@ -132,6 +135,82 @@ def test_a_price_is_the_same_on_every_map(tmp_path: Path, price: int) -> None:
             assert found == {price}, path
 
     play(tmp_path, story, priced_at(price))
+
+
+def models(*lines: str) -> dict[str, str]:
+    """A chat service at the usual price, and models with prices of their own."""
+    tables = (f'name = "model-{number}"\n{line}' for number, line in enumerate(lines))
+    return {**priced_at(PRICE), "[[models]]": "\n[[models]]\n".join(tables)}
+
+
+BY_TOKENS = "input_sats_per_million = 10000\noutput_sats_per_million = 1000000\ndefault_max_tokens = 300"
+
+
+def lists_of(texts: dict[str, str]) -> Iterator[dict[str, tuple[int, object]]]:
+    """What each list of endpoints tells of an endpoint: its amount, and what that is."""
+    catalog = json.loads(texts["/v1/catalog"])["endpoints"]
+    yield {one["path"]: (one["cost_sats"], one["price_is"]) for one in catalog}
+    endpoints = json.loads(texts["/.well-known/l402.json"])["endpoints"]
+    yield {one["path"]: (one["price_sats"], one["price_is"]) for one in endpoints}
+    tools = json.loads(texts["/.well-known/arkapi.json"])["tools"]
+    yield {one["path"]: (one["cost_sats"], one["price_is"]) for one in tools}
+    services = json.loads(texts["/.well-known/l402-services"])["services"]
+    yield {one["path"]: (one["price_sats"], one["price"]["type"]) for one in services}
+    paths = json.loads(texts["/openapi.json"])["paths"]
+    priced = {path: one["post"] for path, one in paths.items() if "x-cost-sats" in one.get("post", {})}
+    yield {path: (one["x-cost-sats"], one["x-price-is"]) for path, one in priced.items()}
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "words"),
+    [
+        ([BY_TOKENS], "by_tokens", "by tokens, up to 301 sats for a short question"),
+        ([BY_TOKENS, "price_sats = 7"], "by_model", "by model, up to 301 sats for a short question"),
+        (["price_sats = 7", BY_TOKENS], "by_model", "by model, up to 7 sats"),
+        (["price_sats = 7"], "fixed", "7 sats a call"),
+        (["price_sats = 7", "price_sats = 7"], "fixed", "7 sats a call"),
+        (["price_sats = 7", "price_sats = 8"], "by_model", "by model, up to 7 sats"),
+    ],
+)
+def test_a_models_price_is_what_every_map_tells_of_openais_routes(
+    tmp_path: Path, lines: list[str], kind: str, words: str
+) -> None:
+    async def story(stage: Stage) -> None:
+        texts = {path: (await stage.http.get(path)).text for path in WITH_PRICES}
+        endpoints = json.loads(texts["/.well-known/l402.json"])["endpoints"]
+        for endpoint in endpoints:
+            example = endpoint["request"]["example"]
+            quote = (await stage.http.post(f"/v1/quote?path={endpoint['path']}", json=example)).json()
+            assert endpoint["pricing"] == quote["pricing"]
+            is_exact = "output_sats_per_million_tokens" not in quote["pricing"]
+            assert quote["hold_sats"] <= endpoint["price_sats"]
+            assert not is_exact or quote["hold_sats"] == endpoint["price_sats"]
+
+        first, *others = lists_of(texts)
+        assert first.pop("/api/ai-chat") == (PRICE, "fixed")
+        assert set(first) == set(PATHS)
+        assert {told_kind for _, told_kind in first.values()} == {kind}
+        for other in others:
+            assert other == {**first, "/api/ai-chat": (PRICE, "fixed")}
+        for path in ("/", "/apis", "/docs", "/docs/reference", "/dashboard"):
+            assert texts[path].count(f"{PRICE} sats a call") == 1, path
+            assert texts[path].count(words) >= len(PATHS) - 1, path  # embeddings have no answer's tokens
+        for path in ("/llms.txt", "/skill.md"):
+            assert texts[path].count(f"{PRICE} sats a call") == 1, path
+
+    play(tmp_path, story, models(*lines))
+
+
+def test_where_the_price_depends_on_the_call_no_amount_is_offered(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        paths = (await stage.http.get("/openapi.json")).json()["paths"]
+        by_tokens = paths["/v1/chat/completions"]["post"]["x-payment-info"]["offers"][0]
+        fixed = paths["/api/ai-chat"]["post"]["x-payment-info"]["offers"][0]
+
+        assert (by_tokens["amount"], fixed["amount"]) == (None, str(PRICE))
+        assert by_tokens["description"].startswith("by tokens, up to ")
+
+    play(tmp_path, story, models(BY_TOKENS))
 
 
 def test_maps_may_be_kept_for_minutes_and_have_their_types(tmp_path: Path) -> None:

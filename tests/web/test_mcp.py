@@ -146,6 +146,30 @@ async def funded(stage: Stage, client: Client) -> str:
     return str(opened["token"])
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            ["output_sats_per_million = 1000000"],
+            "up to 4096 sats for a short question, by what it uses (1000000",
+        ),
+        (["price_sats = 7", "price_sats = 8"], "Price: 7 sats a call, 5 calls a day; each model has its own"),
+    ],
+)
+def test_a_description_tells_the_models_price(tmp_path: Path, lines: list[str], words: str) -> None:
+    models = (f'name = "model-{number}"\n{line}' for number, line in enumerate(lines))
+
+    async def story(stage: Stage) -> None:
+        async with connected(stage.url) as client:
+            found = {tool.name: str(tool.description) for tool in (await client.list_tools()).tools}
+
+        assert words in found["chat"]
+        assert "POST /api/ai-chat 50 sats a call" in found["call_service"]
+        assert "POST /v1/chat/completions 50 sats" not in found["call_service"]
+
+    play(tmp_path, story, {"[[models]]": "\n[[models]]\n".join(models)})
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_host_that_has_a_token_pays_from_it_and_can_top_it_up(tmp_path: Path, way: str) -> None:
     async def story(stage: Stage) -> None:

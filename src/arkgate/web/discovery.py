@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from arkgate.core.catalog import Catalog, Endpoint, Service, ServiceKind
-from arkgate.core.money import Msat, whole_sats
+from arkgate.core.money import whole_sats
 from arkgate.web.examples import example_of
 from arkgate.web.llms import (
     CREDENTIAL,
@@ -24,6 +24,7 @@ from arkgate.web.llms import (
 )
 from arkgate.web.offers import endpoint_told
 from arkgate.web.openapi import VERSION, operation_id
+from arkgate.web.prices import price_of
 from arkgate.web.respond import json_response, raw_response
 
 MAP_HEADERS: Final = ((b"cache-control", b"public, max-age=300"),)
@@ -66,7 +67,7 @@ class Discovery:
             "pricing": {
                 "unit": "call",
                 "currency": "sat",
-                "default": whole_sats(self._usual(), asked_for=True),
+                "default": price_of(*next(self._catalog.offered())).cost_sats,
             },
             "payment": {
                 "methods": self._means.methods,
@@ -149,9 +150,6 @@ class Discovery:
         lines = ["User-agent: *", *paths, "Allow: /", "", *maps, ""]
         return text_response("\n".join(lines), b"text/plain; charset=utf-8")
 
-    def _usual(self) -> Msat:
-        return next(iter(self._catalog)).price
-
     def _session(self) -> dict[str, object]:
         return {
             "create": f"POST {self._url}/v1/sessions",
@@ -178,7 +176,7 @@ class Discovery:
         told = endpoint_told(service, endpoint)
         return {
             "id": operation_id(endpoint, endpoint.methods[0]),
-            **{name: told[name] for name in ("path", "method", "cost_sats", "description")},
+            **{name: told[name] for name in ("path", "method", "cost_sats", "price_is", "description")},
             "category": category_of(service),
             "sample_intent": endpoint.description,
         }

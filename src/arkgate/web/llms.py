@@ -7,8 +7,7 @@ from typing import Final
 from arkgate.core.catalog import Catalog, Endpoint, Service
 from arkgate.core.money import Msat, whole_sats
 from arkgate.web.examples import example_of
-from arkgate.web.offers import tariff_told
-from arkgate.web.shapes import exact_sats
+from arkgate.web.prices import price_of, tariff_told
 
 CREDENTIAL: Final = "Authorization: L402 <macaroon>:<preimage>"
 MCP_PATH: Final = "/mcp"
@@ -139,11 +138,8 @@ Every refusal is JSON with `error` (what to do), `code` and `request_id`.
 
 
 def _line(service: Service, endpoint: Endpoint) -> str:
-    price = exact_sats(service.price)
-    most = "" if service.tariff.is_fixed else "up to "
+    price = price_of(service, endpoint).words
     a_day = f", {service.calls_per_day} calls a day" if service.calls_per_day else ""
     under = " and everything under it" if endpoint.is_prefix else ""
     words = f": {endpoint.description}" if endpoint.description else ""
-    return (
-        f"- `{', '.join(endpoint.methods)} {endpoint.path}`{under}, {most}{price} sats a call{a_day}{words}"
-    )
+    return f"- `{', '.join(endpoint.methods)} {endpoint.path}`{under}, {price}{a_day}{words}"

@@ -14,12 +14,12 @@ from starlette.routing import Route
 
 from arkgate.core.catalog import Catalog
 from arkgate.core.errors import NotFound
-from arkgate.core.money import whole_sats
 from arkgate.ports import Clock
 from arkgate.web.discovery import MAP_HEADERS, category_of, text_response
 from arkgate.web.examples import example_of
 from arkgate.web.llms import Means, short_text
 from arkgate.web.openapi import operation_id
+from arkgate.web.prices import Price, PriceKind, price_of
 from arkgate.web.respond import json_response, raw_response
 
 PAGES: Final = ("/", "/fund", "/apis", "/docs", "/docs/reference")
@@ -85,10 +85,10 @@ class Manifests:
                 "path": endpoint.path,
                 "method": endpoint.methods[0],
                 "description": endpoint.description,
-                "price_sats": whole_sats(service.price, asked_for=True),
+                "price_sats": price_of(service, endpoint).cost_sats,
                 "price": {
-                    "type": "fixed" if service.tariff.is_fixed else "at_most",
-                    "amount_msat": service.price,
+                    "type": price_of(service, endpoint).kind.value,
+                    "amount_msat": price_of(service, endpoint).amount,
                 },
                 "sample_request": example_of(service, endpoint).body,
             }
@@ -108,7 +108,7 @@ class Manifests:
                 "categories": sorted({category_of(service) for service, _ in offered}),
             },
             "l402": {
-                "default_price_sats": whole_sats(offered[0][0].price, asked_for=True),
+                "default_price_sats": price_of(*offered[0]).cost_sats,
                 "payment_flow": "402 with invoice and macaroon; pay; repeat with macaroon and preimage",
                 "capabilities": {"multi_use_credentials": True, "refunds": True, "idempotency": True},
             },
@@ -119,10 +119,7 @@ class Manifests:
                     "method": endpoint.methods[0],
                     "summary": endpoint.description,
                     "l402_enabled": self._means.lightning,
-                    "pricing": {
-                        "model": "per_call" if service.tariff.is_fixed else "metered",
-                        "base_price_sats": whole_sats(service.price, asked_for=True),
-                    },
+                    "pricing": _pricing(price_of(service, endpoint)),
                     "tags": [category_of(service)],
                 }
                 for service, endpoint in offered
@@ -133,7 +130,7 @@ class Manifests:
     async def l402_txt(self, request: Request) -> Response:
         """`GET /.well-known/l402.txt`: a line for each endpoint, as l402-kit's DNS records have it."""
         lines = [
-            f"v=l402 endpoint={self._url}{endpoint.path} price={whole_sats(service.price, asked_for=True)} "
+            f"v=l402 endpoint={self._url}{endpoint.path} price={price_of(service, endpoint).cost_sats} "
             f"docs={self._url}/llms.txt"
             for service, endpoint in self._catalog.offered()
         ]
@@ -191,3 +188,8 @@ class Manifests:
         answer = json_response(body, headers=MAP_HEADERS)
         kind = b'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'
         return raw_response(bytes(answer.body), headers=[(b"content-type", kind), *MAP_HEADERS])
+
+
+def _pricing(price: Price) -> dict[str, object]:
+    is_fixed = price.kind is PriceKind.FIXED
+    return {"model": "per_call" if is_fixed else "metered", "base_price_sats": price.cost_sats}

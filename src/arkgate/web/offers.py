@@ -9,16 +9,16 @@ from starlette.routing import Route
 from arkgate.core.catalog import Catalog, Endpoint, Model, Service
 from arkgate.core.errors import InvalidRequest, NotFound, Refusal
 from arkgate.core.money import Msat, whole_sats
-from arkgate.core.pricing import FiatRate, Tariff
+from arkgate.core.pricing import FiatRate
 from arkgate.gateway.admit import Admission
 from arkgate.gateway.sessions import Sessions
 from arkgate.ports import Rates, Statements
 from arkgate.web.guard import read_body
 from arkgate.web.priced import Priced
+from arkgate.web.prices import price_of, tariff_told
 from arkgate.web.requests import arrival_of, presented_in
 from arkgate.web.respond import json_response, timestamp
 from arkgate.web.services import check_spelling
-from arkgate.web.shapes import exact_sats
 
 
 class OffersApi:
@@ -58,7 +58,7 @@ class OffersApi:
         """`GET /v1/catalog`: every priced endpoint."""
         rate = self._rate()
         endpoints = [
-            endpoint_told(service, endpoint) | _in_fiat(rate, cost_fiat=service.price)
+            endpoint_told(service, endpoint) | _in_fiat(rate, cost_fiat=price_of(service, endpoint).amount)
             for service, endpoint in self._catalog.offered()
         ]
         chat = self._catalog.chat
@@ -182,30 +182,18 @@ def _in_fiat(rate: FiatRate | None, **amounts: Msat) -> dict[str, object]:
 
 def endpoint_told(service: Service, endpoint: Endpoint) -> dict[str, object]:
     """An endpoint with its price, as every list shows it."""
+    price = price_of(service, endpoint)
     return {
         "path": endpoint.path,
         "method": endpoint.methods[0],
         "methods": list(endpoint.methods),
-        "cost_sats": whole_sats(service.price, asked_for=True),
-        "pricing": tariff_told(service.tariff),
+        "cost_sats": price.cost_sats,
+        "price_is": price.kind.value,
+        "pricing": tariff_told(price.tariff),
         "calls_per_day": service.calls_per_day,
         "description": endpoint.description,
         "service": service.name,
     }
-
-
-def tariff_told(tariff: Tariff) -> dict[str, object]:
-    """A price list: in sats, with what each part is for in its name."""
-    parts = {
-        "call_sats": tariff.call,
-        "input_sats_per_million_tokens": tariff.input_tokens,
-        "cached_sats_per_million_tokens": tariff.cached_tokens,
-        "cache_write_sats_per_million_tokens": tariff.written_tokens,
-        "output_sats_per_million_tokens": tariff.output_tokens,
-        "second_sats": tariff.second,
-        "kilobyte_sats": tariff.kilobyte,
-    }
-    return {name: exact_sats(amount) for name, amount in parts.items() if amount}
 
 
 def _priced_model(model: Model) -> dict[str, object]:

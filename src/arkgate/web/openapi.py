@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from arkgate.core.catalog import Catalog, Endpoint, Service, ServiceKind
-from arkgate.core.money import whole_sats
 from arkgate.web.examples import example_of
 from arkgate.web.llms import Means
-from arkgate.web.offers import tariff_told
 from arkgate.web.openapi_free import free_paths, in_path
 from arkgate.web.openapi_schemas import (
     HEADERS,
@@ -22,6 +20,7 @@ from arkgate.web.openapi_schemas import (
     ref,
     refusals,
 )
+from arkgate.web.prices import PriceKind, price_of, tariff_told
 
 VERSION: Final = "0.1.0"
 _BODIES: Final[Mapping[str, str]] = {
@@ -98,22 +97,23 @@ def _tag(service: Service) -> str:
 
 
 def _operation(service: Service, endpoint: Endpoint, method: str, methods: Sequence[str]) -> Json:
-    price = whole_sats(service.price, asked_for=True)
-    at_most = "" if service.tariff.is_fixed else "at most "
+    price = price_of(service, endpoint)
+    is_bounded = price.kind in (PriceKind.FIXED, PriceKind.AT_MOST)
     operation: Json = {
         "operationId": operation_id(endpoint, method),
         "summary": endpoint.description or f"{service.name}, {method}",
         "tags": [_tag(service)],
-        "x-cost-sats": price,
-        "x-pricing": tariff_told(service.tariff),
+        "x-cost-sats": price.cost_sats,
+        "x-price-is": price.kind.value,
+        "x-pricing": tariff_told(price.tariff),
         "x-payment-info": {
             "offers": [
                 {
                     "intent": "charge",
                     "method": way,
-                    "amount": str(price),
+                    "amount": str(price.cost_sats) if is_bounded else None,  # null: it depends on the call
                     "currency": "sat",
-                    "description": f"{at_most}{price} sats for one call",
+                    "description": price.words,
                 }
                 for way in methods
             ]

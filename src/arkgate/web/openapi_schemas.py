@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from arkgate.core.money import Msat, whole_sats
+from arkgate.web.prices import PriceKind
 
 Json = dict[str, Any]
 SATS: Final[Json] = {"type": "integer", "minimum": 0}
@@ -76,6 +77,7 @@ _PRICED: Final = fields(
         "method": TEXT,
         "methods": many(TEXT),
         "cost_sats": SATS,
+        "price_is": {"enum": [kind.value for kind in PriceKind]},
         "pricing": ANY,
         "calls_per_day": maybe({"type": "integer"}),
         "description": TEXT,

@@ -26,9 +26,9 @@ from arkgate.web.errors import public_sentence, status_of
 from arkgate.web.examples import example_of
 from arkgate.web.guard import read_body
 from arkgate.web.llms import REFUNDS, RETRY, Means
-from arkgate.web.offers import tariff_told
 from arkgate.web.openapi_schemas import Json
 from arkgate.web.payment import Payments
+from arkgate.web.prices import price_of, tariff_told
 from arkgate.web.qr import lightning_code, qr_svg
 from arkgate.web.reference import by_tag
 from arkgate.web.render import NO_STORE, Renderer
@@ -51,7 +51,8 @@ class Offered:
     service: Service
     endpoint: Endpoint
     price: str
-    is_fixed: bool
+    kind: str
+    """What the price is: names the words for it."""
     pricing: dict[str, object]
     fiat: str | None
     curl: str
@@ -306,13 +307,14 @@ class Pages:
             Offered(
                 service,
                 endpoint,
-                str(exact_sats(service.price)),
-                service.tariff.is_fixed,
-                _pricing(tariff_told(service.tariff)),
-                None if rate is None else f"{rate.of(service.price)} {rate.currency}",
+                str(exact_sats(price.amount)),
+                price.kind.value,
+                _pricing(tariff_told(price.tariff)),
+                None if rate is None else f"{rate.of(price.amount)} {rate.currency}",
                 example_of(service, endpoint).curl(self._url, "Bearer ak_…"),
             )
             for service, endpoint in self._catalog.offered()
+            for price in (price_of(service, endpoint),)
         ]
 
     def _curl(self) -> str:

@@ -16,6 +16,8 @@ class Operation:
     summary: str
     cost: int | None
     """In sats; None where it is free."""
+    price: str | None
+    """What the cost is, as `prices.PriceKind` has it."""
     needs: bool
     """Whether a credential is needed."""
     parameters: list[Json]
@@ -54,6 +56,7 @@ def _operations(document: Json) -> Iterator[tuple[Json, Operation]]:
                     path,
                     operation["summary"],
                     operation.get("x-cost-sats"),
+                    operation.get("x-price-is"),
                     bool(operation.get("security", document["security"])),
                     operation.get("parameters", []),
                     _example(operation),

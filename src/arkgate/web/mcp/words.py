@@ -98,17 +98,17 @@ def price(endpoint: Structure) -> str:
     if not parts:
         return f"{endpoint['pricing'].get('call_sats', 0)} sats a call{a_day}"
     by = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in parts.items())
-    return f"up to {endpoint['cost_sats']} sats a call, by what it uses ({by}){a_day}"
+    of = "for a short question" if endpoint.get("price_is") in ("by_tokens", "by_model") else "a call"
+    return f"up to {endpoint['cost_sats']} sats {of}, by what it uses ({by}){a_day}"
 
 
 def _chat_price(chats: list[Structure], catalog: Structure | None) -> str:
     if not chats or catalog is None:
         return _UNKNOWN
-    models = catalog["models"]
-    prices = {str(model["pricing"]) for model in models}
-    if len(prices) > 1:
-        return f"Price: {price(chats[0])}; each model has its own, see list_services."
-    return f"Price: {price(chats[0])}."
+    chat = min(chats, key=lambda one: CHAT_PATHS.index(one["path"]))
+    if chat.get("price_is") == "by_model":
+        return f"Price: {price(chat)}; each model has its own, see list_services."
+    return f"Price: {price(chat)}."
 
 
 def _prices(catalog: Structure | None) -> str:
@@ -124,7 +124,8 @@ _SHOWN_MAX: Final = 12
 
 def _lines(endpoints: list[Structure]) -> Iterator[str]:
     for endpoint in endpoints:
-        yield f"{' or '.join(endpoint['methods'])} {endpoint['path']} {price(endpoint)}"
+        of = ", each model its own" if endpoint.get("price_is") == "by_model" else ""
+        yield f"{' or '.join(endpoint['methods'])} {endpoint['path']} {price(endpoint)}{of}"
 
 
 def _range(catalog: Structure | None) -> str:
