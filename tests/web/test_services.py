@@ -345,6 +345,20 @@ def test_methods_are_the_services_and_its_path_may_be_taken_off(tmp_path: Path) 
     play(tmp_path, answering(), story, strip_path="true")
 
 
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_an_answer_that_ends_with_its_head_has_no_length(tmp_path: Path, status: str) -> None:
+    async def story(stage: Stage, server: BackendServer) -> None:
+        token = await stage.fund_token(100)
+        keyed = {**token, "Idempotency-Key": "one"}
+        for _ in range(3):
+            answer = await stage.http.get("/weather/now", headers=keyed)
+            assert (answer.status_code, answer.content) == (int(status[:3]), b"")
+            assert not {"content-length", "transfer-encoding"} & set(answer.headers)
+
+    head = f'HTTP/1.1 {status}\r\nETag: "1"\r\n\r\n'
+    play(tmp_path, always(head.encode()), story)
+
+
 def test_it_is_in_the_catalog_has_a_quote_and_an_allowance_of_its_own(tmp_path: Path) -> None:
     async def story(stage: Stage, server: BackendServer) -> None:
         catalog = (await stage.http.get("/v1/catalog")).json()["endpoints"]

@@ -14,6 +14,8 @@ from arkgate.core.money import whole_sats
 
 Headers = list[tuple[bytes, bytes]]
 JSON_TYPE = (b"content-type", b"application/json")
+BODILESS: Final = (204, 304)
+"""They end with their head: RFC 9110 forbids a 204 a length, and that of a 304 would be another answer's."""
 
 
 def json_response(
@@ -26,9 +28,10 @@ def json_response(
 def raw_response(
     content: bytes, *, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> Response:
-    """A response with exactly these headers, and its length."""
+    """A response with exactly these headers, and its length where its status may have a body."""
     response = Response(content, status_code=status)
-    response.raw_headers = [*headers, (b"content-length", str(len(content)).encode())]
+    length = [] if status in BODILESS else [(b"content-length", str(len(content)).encode())]
+    response.raw_headers = [*headers, *length]
     return response
 
 
