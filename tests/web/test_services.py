@@ -345,6 +345,21 @@ def test_methods_are_the_services_and_its_path_may_be_taken_off(tmp_path: Path) 
     play(tmp_path, answering(), story, strip_path="true")
 
 
+@pytest.mark.parametrize("method", ["TRACE", "DELETE", "POST"])
+def test_a_method_that_is_not_sold_names_those_that_are(tmp_path: Path, method: str) -> None:
+    async def story(stage: Stage, server: BackendServer) -> None:
+        token = await stage.fund_token(100)
+        for path, allowed in (("/weather/now", "GET, PUT"), ("/v1/chat/completions", "POST")):
+            if method == allowed:
+                continue
+            answer = await stage.http.request(method, path, headers=token)
+            assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+            assert allowed in answer.text
+            assert "HEAD" not in answer.text
+
+    play(tmp_path, answering(), story)
+
+
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 def test_an_answer_that_ends_with_its_head_has_no_length(tmp_path: Path, status: str) -> None:
     async def story(stage: Stage, server: BackendServer) -> None:
