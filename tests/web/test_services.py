@@ -374,6 +374,21 @@ def test_an_answer_that_ends_with_its_head_has_no_length(tmp_path: Path, status:
     play(tmp_path, always(head.encode()), story)
 
 
+def test_a_balance_tells_the_price_of_what_its_credential_buys(tmp_path: Path) -> None:
+    async def story(stage: Stage, server: BackendServer) -> None:
+        challenge = (await stage.http.get("/weather/now")).json()
+        paid = await stage.simulation.pay(challenge["invoice"])
+        weather = {"Authorization": f"L402 {challenge['macaroon']}:{paid.preimage.hex()}"}
+        chat = await stage.buy_credential()
+        token = await stage.fund_token(100)
+        told = [await stage.balance(header) for header in (weather, chat.header, token)]
+
+        assert [body["price_sats"] for body in told] == [3, 50, 50]
+        assert [body["calls_left_today"] for body in told] == [2, 5, 5]
+
+    play(tmp_path, answering(), story, calls_per_day=2)
+
+
 def test_it_is_in_the_catalog_has_a_quote_and_an_allowance_of_its_own(tmp_path: Path) -> None:
     async def story(stage: Stage, server: BackendServer) -> None:
         catalog = (await stage.http.get("/v1/catalog")).json()["endpoints"]

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from arkgate.core.catalog import Catalog
+from arkgate.core.catalog import Catalog, Service
 from arkgate.core.errors import AnswerGone, InvalidRequest, NotFound, RequestInFlight
 from arkgate.core.keys import token_digest
 from arkgate.core.ledger import (
@@ -21,7 +21,7 @@ from arkgate.core.ledger import (
     StatementLine,
 )
 from arkgate.core.money import whole_sats
-from arkgate.gateway.admit import Admission
+from arkgate.gateway.admit import Admission, Admitted
 from arkgate.gateway.readiness import ReadinessCheck
 from arkgate.gateway.serve import replied
 from arkgate.gateway.sessions import Sessions
@@ -175,7 +175,7 @@ class Api:
         presented = presented_in(request.scope)
         admitted = await self._admission.require(presented)
         account = await self._account(admitted.account_id)
-        service = next(iter(self._catalog))
+        service = self._bought_by(admitted)
         allowance = await self._statements.allowance(account.account_id, service.name, service.calls_per_day)
         token = await self._token_of(account, tokens_in(presented))
         body = {
@@ -192,6 +192,12 @@ class Api:
         }
         headers = [*NO_STORE, *standing_headers(Standing(account.balance, allowance))]
         return json_response(body, headers=headers)
+
+    def _bought_by(self, admitted: Admitted) -> Service:
+        """The first service that the credential buys; the first of all where it buys none any more."""
+        services, proof = tuple(self._catalog), admitted.proof
+        bought = (one for one in services if proof is None or proof.terms.buys(one.name))
+        return next(bought, services[0])
 
     async def _token_of(self, account: AccountRecord, tokens: Iterable[str]) -> str | None:
         """The first of the tokens that opens that account."""
