@@ -321,8 +321,11 @@ def test_a_call_is_not_made_twice(tmp_path: Path) -> None:
         refused(await stage.chat(named, {"prompt": "two"}), errors.RequestIdReused)
         with sqlite3.connect(stage.database) as database:
             database.execute("UPDATE answer SET expires_at_ms = 1")
-        refused(await stage.chat(keyed, {"prompt": "[fail:slow 0.6] one"}), errors.AnswerGone)
-        refused(await stage.http.get("/v1/calls/mine", headers=token), errors.AnswerGone)
+        again = await stage.chat(keyed, {"prompt": "[fail:slow 0.6] one"})
+        fetched = await stage.http.get("/v1/calls/mine", headers=token)
+        for gone in (refused(again, errors.AnswerGone), refused(fetched, errors.AnswerGone)):
+            why = "too large, was not read to its end, or its time is over"
+            assert f"was made and charged, and its answer is not stored: it was {why}." in str(gone["error"])
         assert (await stage.balance(token))["balance_sats"] == 400
 
     play(tmp_path, story)

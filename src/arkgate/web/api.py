@@ -313,7 +313,10 @@ def _charged_answer(record: CallRecord) -> Answer:
             code="call_refunded",
             fields={"refunded": True},
         )
-    raise AnswerGone("This call was charged and its stored answer is past its time.")
+    raise AnswerGone(
+        "This call was made and charged, and its answer is not stored: it was too large, was not read to "
+        "its end, or its time is over."
+    )
 
 
 def _status(account: AccountRecord) -> str:

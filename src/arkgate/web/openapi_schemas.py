@@ -240,7 +240,7 @@ _REFUSED: Final[Mapping[int, str]] = {
     404: "There is no such thing here.",
     405: "Another method is needed: see Allow.",
     409: "The same purchase is under way: repeat it after Retry-After.",
-    410: "The call was charged and its answer is not kept any more.",
+    410: "The call was charged and its answer is not stored.",
     413: "The request is too large.",
     415: "The body must be application/json.",
     422: "The amount is out of range, or the Idempotency-Key belongs to another request.",
