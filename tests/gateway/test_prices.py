@@ -39,7 +39,7 @@ def test_a_cost_is_floored_once_and_cached_tokens_have_their_own_price() -> None
 
 
 def test_seconds_and_bytes_have_prices() -> None:
-    assert Tariff(second=Msat(1000)).cost(Used(milliseconds=1500)) == 1500
+    assert Tariff(second=Msat(1000)).cost(Used(microseconds=1_500_400)) == 1500
     assert Tariff(kilobyte=Msat(1024)).cost(Used(answer_bytes=1500)) == 1500
     assert Tariff(call=Msat(7), kilobyte=Msat(1)).cost(Used(answer_bytes=1023)) == 7
 
@@ -297,3 +297,17 @@ def test_a_large_question_is_one_challenge(tmp_path: Path) -> None:
     limits = "challenges_per_minute_and_client = 3"
     model = 'name = "small"\ninput_sats_per_million = 1000'
     play(tmp_path, story, {"[[models]]": model, "[limits]": limits})
+
+
+def test_a_probe_of_a_price_by_tokens_asks_for_what_a_short_question_may_cost(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        endpoints = (await stage.http.get("/v1/catalog")).json()["endpoints"]
+        told = next(one["cost_sats"] for one in endpoints if one["path"] == CHAT)
+        challenge = (await stage.http.get(CHAT)).json()
+        paid = await stage.simulation.pay(challenge["invoice"])
+        header = {"Authorization": f"L402 {challenge['macaroon']}:{paid.preimage.hex()}"}
+
+        assert challenge["price_sats"] == told == 101
+        assert (await stage.http.post(CHAT, json=HELLO, headers=header)).status_code == 200
+
+    play(tmp_path, story, MODELS)

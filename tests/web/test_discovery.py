@@ -140,7 +140,12 @@ def test_a_price_is_the_same_on_every_map(tmp_path: Path, price: int) -> None:
 def models(*lines: str) -> dict[str, str]:
     """A chat service at the usual price, and models with prices of their own."""
     tables = (f'name = "model-{number}"\n{line}' for number, line in enumerate(lines))
-    return {**priced_at(PRICE), "[[models]]": "\n[[models]]\n".join(tables)}
+    names = ", ".join(f'"model-{number}" = "simulated-chat"' for number in range(len(lines)))
+    return {
+        **priced_at(PRICE),
+        "[[models]]": "\n[[models]]\n".join(tables),
+        "[backend]": f"models = {{{names}}}",
+    }
 
 
 BY_TOKENS = "input_sats_per_million = 10000\noutput_sats_per_million = 1000000\ndefault_max_tokens = 300"

@@ -19,6 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.backend.backend_server import always, http, serving
 from tests.cli.program import PROGRAM, arkgate
 from tests.stage import Stage, eventually, play, run, staged
+from tests.web.test_discovery import models
 from tests.web.test_services import service
 
 from arkgate.web.guard import BODY_BYTES_MAX
@@ -157,8 +158,6 @@ async def funded(stage: Stage, client: Client) -> str:
     ],
 )
 def test_a_description_tells_the_models_price(tmp_path: Path, lines: list[str], words: str) -> None:
-    models = (f'name = "model-{number}"\n{line}' for number, line in enumerate(lines))
-
     async def story(stage: Stage) -> None:
         async with connected(stage.url) as client:
             found = {tool.name: str(tool.description) for tool in (await client.list_tools()).tools}
@@ -167,7 +166,7 @@ def test_a_description_tells_the_models_price(tmp_path: Path, lines: list[str], 
         assert "POST /api/ai-chat 50 sats a call" in found["call_service"]
         assert "POST /v1/chat/completions 50 sats" not in found["call_service"]
 
-    play(tmp_path, story, {"[[models]]": "\n[[models]]\n".join(models)})
+    play(tmp_path, story, {**models(*lines), "[[services]]": ""})
 
 
 @pytest.mark.parametrize("way", WAYS)

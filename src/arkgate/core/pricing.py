@@ -15,6 +15,8 @@ class BalanceExpiry(Enum):
 
 TOKENS_PRICED_TOGETHER = 1_000_000
 BYTES_PRICED_TOGETHER = 1024
+MICROSECONDS = 1_000_000
+"""In a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Used:
     written_tokens: int = 0
     """Those of them that it put there, for later calls."""
     output_tokens: int = 0
-    milliseconds: int = 0
+    microseconds: int = 0
     """From the request to the backend until the end of its answer."""
     answer_bytes: int = 0
 
@@ -78,13 +80,12 @@ class Tariff:
             + used.output_tokens * self.output_tokens
         )
         # One division, so that only one thing is rounded: the sum.
-        common = TOKENS_PRICED_TOGETHER * 1000 * BYTES_PRICED_TOGETHER
         parts = (
-            tokens * 1000 * BYTES_PRICED_TOGETHER
-            + used.milliseconds * self.second * TOKENS_PRICED_TOGETHER * BYTES_PRICED_TOGETHER
-            + used.answer_bytes * self.kilobyte * TOKENS_PRICED_TOGETHER * 1000
+            tokens * MICROSECONDS * BYTES_PRICED_TOGETHER
+            + used.microseconds * self.second * TOKENS_PRICED_TOGETHER * BYTES_PRICED_TOGETHER
+            + used.answer_bytes * self.kilobyte * TOKENS_PRICED_TOGETHER * MICROSECONDS
         )
-        return Msat(self.call + parts // common)
+        return Msat(self.call + parts // (TOKENS_PRICED_TOGETHER * MICROSECONDS * BYTES_PRICED_TOGETHER))
 
 
 MSAT_A_BITCOIN = 100_000_000_000

@@ -106,7 +106,7 @@ class Fetch:
         self.held_back = b""
         self.failure: Refusal | None = None
         self.is_complete = False
-        self.milliseconds = 0
+        self.microseconds = 0
         """How long the backend worked on it."""
         self.forgotten = 0
         """How many of the first parts are not kept any more."""
@@ -199,7 +199,7 @@ class Fetch:
             self._is_done = True
             if self._sent_at is not None:
                 seconds = self._loop.time() - self._sent_at - self._waited_seconds
-                self.milliseconds = max(0, int(seconds * 1000))
+                self.microseconds = max(0, int(seconds * 1_000_000))
             if self._drain is not None:
                 self._drain.cancel()
             self.turned.ring()

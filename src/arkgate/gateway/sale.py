@@ -247,7 +247,7 @@ class Sale:
             # Usage that is told before the end, as messages do, does not count all that came.
             more = max(used.output_tokens, counted.output_tokens)
             used = counted if fetch.usage is None else replace(used, output_tokens=more)
-        used = replace(used, milliseconds=fetch.milliseconds, answer_bytes=fetch.size)
+        used = replace(used, microseconds=fetch.microseconds, answer_bytes=fetch.size)
         if order.tariff.cost(used) > order.hold:
             log.warning("a call used more than was held for it", call=self._reservation.call_id)
         return Bill(

@@ -21,7 +21,7 @@ from arkgate.core.ledger import (
     Standing,
 )
 from arkgate.core.money import Msat, format_sats, whole_sats
-from arkgate.core.pricing import Quote, Used
+from arkgate.core.pricing import Quote, Tariff, Used
 from arkgate.gateway.admit import Admission, Admitted
 from arkgate.gateway.challenge import Challenger
 from arkgate.gateway.fetch import Entry
@@ -53,6 +53,10 @@ class PaidRequest:
     """What makes it the same request when it comes again: its body, and whatever else decides the answer."""
     order: Order | Refusal
     """What it asks for, or why it can never be served."""
+    hold: Msat
+    """What it costs at most; a request that can never be served, what a usual one does."""
+    tariff: Tariff
+    """By what it is priced, in the same way."""
     probe: bool
     """Whether the request only asks for the price: another method, no body, or `{}`."""
     client: str
@@ -68,7 +72,7 @@ class PaidRequest:
     @property
     def quote(self) -> Quote:
         """What it costs at most."""
-        return self.service.quote(self.order.hold if isinstance(self.order, Order) else None)
+        return self.service.quote(self.hold)
 
 
 class Gateway:
@@ -204,7 +208,7 @@ class Gateway:
             request.service,
             request.endpoint,
             quote=request.quote,
-            has=has if account_id and not _is_fixed(request) else Msat(0),
+            has=has if account_id and not request.tariff.is_fixed else Msat(0),
             client=request.client,
             method=request.method,
             is_counted=request.is_counted,
@@ -304,7 +308,7 @@ class Gateway:
             available = reserved.balance.available
             because = (
                 f"This credential has {whole_sats(available)} sats left and the call costs "
-                f"{'' if _is_fixed(request) else 'up to '}{format_sats(price)}."
+                f"{'' if request.tariff.is_fixed else 'up to '}{format_sats(price)}."
             )
             refusal = await self._challenge(
                 request, buyer=buyer, code=InsufficientBalance.code, because=because, has=available
@@ -346,9 +350,3 @@ def replied(answer: Answer, standing: Standing) -> Reply:
 
 def _model(request: PaidRequest) -> str | None:
     return request.order.outgoing.model if isinstance(request.order, Order) else None
-
-
-def _is_fixed(request: PaidRequest) -> bool:
-    return (
-        request.order.tariff.is_fixed if isinstance(request.order, Order) else request.service.tariff.is_fixed
-    )

@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from arkgate.core.catalog import Endpoint
 from arkgate.core.errors import (
     InternalError,
     InvalidRequest,
@@ -160,20 +159,12 @@ def _as_refusal(error: Exception, scope: Scope) -> Refusal:
         if error.status_code == 404:
             return NotFound(f"There is nothing at {path}. GET /v1/catalog lists what is on offer.")
         if error.status_code == 405:
-            allowed = _allowed(error, scope)
+            allowed = (error.headers or {}).get("Allow", "")
             return MethodNotAllowed(f"{path} does not answer to {method}; use {allowed}.", allowed=allowed)
     log.exception("a request failed", path=scope["path"], method=scope["method"])
     return InternalError(
         "The gateway failed. Nothing was charged; the operator can find this request by its id."
     )
-
-
-def _allowed(error: HTTPException, scope: Scope) -> str:
-    """The methods that a path answers to. Priced routes take further ones only from who has no credential."""
-    sold = getattr(scope.get("endpoint"), "endpoint", None)
-    if isinstance(sold, Endpoint):
-        return ", ".join(sold.methods)
-    return (error.headers or {}).get("Allow", "")
 
 
 async def read_body(receive: Receive, scope: Scope, *, maximum: int = BODY_BYTES_MAX) -> bytes:

@@ -13,6 +13,7 @@ from arkgate.gateway.order import Order
 from arkgate.gateway.serve import Gateway, PaidRequest
 from arkgate.web.client import ClientAddress
 from arkgate.web.guard import Arrival, read_body
+from arkgate.web.prices import price_of
 from arkgate.web.replies import respond
 from arkgate.web.requests import arrival_of, idempotency_key, presented_in
 
@@ -60,6 +61,7 @@ class Priced:
         self._reader = reader
         self._gateway = gateway
         self._client_address = client_address
+        self._usual = price_of(service, endpoint)
 
     @property
     def body_bytes_max(self) -> int:
@@ -100,6 +102,10 @@ class Priced:
                 order = await loop.run_in_executor(_ASIDE, reader.read, scope, headers, body)
         else:
             order = reader.read(scope, headers, body)
+        usual = self._usual
+        hold, tariff = (
+            (usual.amount, usual.tariff) if isinstance(order, Refusal) else (order.hold, order.tariff)
+        )
         is_empty = not reader.takes_nothing and body.strip() in _NOTHING
         return PaidRequest(
             service=self.service,
@@ -108,6 +114,8 @@ class Priced:
             presented=presented,
             fingerprint=reader.fingerprint(order, body),
             order=order,
+            hold=hold,
+            tariff=tariff,
             probe=scope["method"] not in self.endpoint.methods or is_empty,
             client=client,
             idempotency_key=idempotency_key(headers),
