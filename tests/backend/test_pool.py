@@ -206,3 +206,47 @@ def test_the_doctors_question_goes_to_the_first() -> None:
         assert (await pool.health()).ready
 
     play(story, always(http()), settings=({"model": "small-1"},))
+
+
+def test_a_call_waits_in_a_queue_only_where_none_has_room() -> None:
+    held = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await held.wait()
+            await peer.send(http())
+
+    async def story(pool: Pool, servers: list[BackendServer]) -> None:
+        calls = [asyncio.create_task(ask(pool, call_id=str(number))) for number in range(2)]
+        await asyncio.sleep(0.1)
+        assert asked(servers) == [1, 1]
+        waiting = asyncio.create_task(ask(pool, call_id="waits"))
+        await asyncio.sleep(0.1)
+        held.set()
+        assert all(await asyncio.gather(*calls, waiting))
+
+    one: dict[str, object] = {"concurrency_max": 1, "queue_max": 1, "queue_timeout_seconds": 5.0}
+    play(story, slow, slow, settings=(one, {**one, "priority": 1}))
+
+
+def test_where_one_is_full_and_another_is_away_the_call_may_be_repeated_soon() -> None:
+    held = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await held.wait()
+            await peer.send(http())
+
+    async def story(pool: Pool, servers: list[BackendServer]) -> None:
+        first = asyncio.create_task(ask(pool))
+        await asyncio.sleep(0.1)
+        for _ in range(4):
+            with pytest.raises(Overloaded):
+                await ask(pool)
+        with pytest.raises(Overloaded):
+            pool.check()
+        held.set()
+        await first
+
+    full: dict[str, object] = {"concurrency_max": 1, "queue_max": 0, "queue_timeout_seconds": 0.1}
+    play(story, slow, slow, settings=(full, {"url": "http://127.0.0.1:9/v1", "priority": 1}))

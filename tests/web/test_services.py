@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import structlog
 from tests.backend.backend_server import BackendServer, Behaviour, Peer, always, http, serving
 from tests.stage import Stage, eventually, run, staged
 
@@ -477,3 +478,33 @@ def test_a_get_that_cannot_be_paid_is_a_repetition_for_a_while_and_then_has_its_
         assert len(server.requests) == 1
 
     play(tmp_path, answering(), story)
+
+
+def test_what_is_over_the_limit_of_whole_answers_leaves_as_it_comes(tmp_path: Path) -> None:
+    body = bytes(50_000)
+
+    async def story(stage: Stage) -> None:
+        answer = await stage.http.get("/weather/map", headers=await stage.fund_token(100))
+        assert (answer.status_code, answer.content) == (200, body)
+
+    async def played() -> None:
+        async with serving(answering(body)) as server:
+            extra = service(server.port)
+            extra["[[backends]]"] += "\nanswer_bytes_max = 20000"
+            async with staged(tmp_path, extra=extra) as stage:
+                await story(stage)
+
+    run(asyncio.wait_for(played(), 60))
+
+
+def test_the_log_says_why_a_backend_failed(tmp_path: Path) -> None:
+    async def story(stage: Stage, server: BackendServer) -> None:
+        with structlog.testing.capture_logs() as logs:
+            answer = await stage.http.get("/weather/now", headers=await stage.fund_token(100))
+        assert answer.status_code == 502
+        (finished,) = [line for line in logs if line["event"] == "call finished"]
+        assert "the answer does not say where it ends" in finished["why"]
+
+    play(
+        tmp_path, always(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nsunny", then_close=True), story
+    )

@@ -114,8 +114,8 @@ async def read_all(exchange: Exchange, bytes_max: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def is_to_be_streamed(exchange: Exchange, outgoing: Outgoing) -> bool:
-    """Whether an answer leaves as it comes: events, and RAW answers that are large or of unknown size.
+def is_to_be_streamed(exchange: Exchange, outgoing: Outgoing, *, answer_bytes_max: int) -> bool:
+    """Whether an answer leaves as it comes: events, and RAW answers of unknown size or over the limit.
 
     A RAW answer that is a refusal costs nothing, and its caller is told so in its head: it is read whole.
     """
@@ -131,7 +131,7 @@ def is_to_be_streamed(exchange: Exchange, outgoing: Outgoing) -> bool:
     length = headers.get(b"content-length")
     if length is None:
         return exchange.status != 204
-    return int(length) > WHOLE_BYTES_MAX
+    return int(length) > min(WHOLE_BYTES_MAX, answer_bytes_max)
 
 
 class map_transport_errors:  # noqa: N801 - reads as a verb at its use

@@ -16,10 +16,10 @@ from arkgate.ports import ChatMessage, Completion, Health, Incoming, Outgoing
 class Pool:
     """`ports.Backend` over one or several servers.
 
-    Of the lowest priority's servers the one is asked that has the fewest calls for its weight; on a tie
-    chance decides. The next one is asked when it has not begun with the call: it could not be reached, is
-    resting after failures, is full, or answered with a status that says so. A call that may have been begun
-    is never made twice.
+    Of the lowest priority's servers that have room the one is asked that has the fewest calls for its weight;
+    on a tie chance decides. The next one is asked when it has not begun with the call: it could not be
+    reached, is resting after failures, is full, or answered with a status that says so. A call that may have
+    been begun is never made twice. A call waits in a queue only where none has room.
     """
 
     def __init__(self, upstreams: Sequence[Upstream], *, chance: Callable[[], float] = random.random) -> None:
@@ -40,17 +40,18 @@ class Pool:
         self._any(model, Upstream.check if len(self._upstreams) > 1 else Upstream.admit)
 
     def _any(self, model: str | None, look: Callable[[Upstream], None]) -> None:
-        first: Refusal | None = None
+        worst: Refusal | None = None
         for upstream in self._upstreams:
             if not upstream.serves(model):
                 continue
             try:
                 look(upstream)
             except (BackendUnavailable, Overloaded) as refusal:
-                first = first or refusal
+                if not isinstance(worst, Overloaded):  # that one is worth trying again
+                    worst = refusal
             else:
                 return
-        raise first or BackendUnavailable("No backend has this model now; nothing was charged.")
+        raise worst or BackendUnavailable("No backend has this model now; nothing was charged.")
 
     async def watch(self) -> None:
         """See `ports.Backend`."""
@@ -80,18 +81,20 @@ class Pool:
             except Refusal as refusal:
                 if not (refusal.nothing_begun or isinstance(refusal, (BackendUnavailable, Overloaded))):
                     raise
-                last = refusal
+                if not isinstance(last, Overloaded):  # that one is worth trying again
+                    last = refusal
         raise last or BackendUnavailable("No backend has this model now; nothing was charged.")
 
     def _in_order(self, model: str | None) -> Iterator[Upstream]:
         able = [upstream for upstream in self._upstreams if upstream.serves(model)]
 
-        def load(upstream: Upstream) -> tuple[bool, int, float, float]:
+        def load(upstream: Upstream) -> tuple[bool, bool, int, float, float]:
             settings = upstream.settings
             busy = upstream.under_way_count / settings.weight
             # The least of exponential draws falls to each in proportion to its weight.
             draw = -math.log(1.0 - self._chance()) / settings.weight
-            return upstream.is_resting, settings.priority, busy, draw
+            is_full = upstream.under_way_count >= settings.concurrency_max
+            return upstream.is_resting, is_full, settings.priority, busy, draw
 
         return iter(sorted(able, key=load))
 

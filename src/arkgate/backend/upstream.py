@@ -253,7 +253,7 @@ class Upstream:
         settings = self.settings
         is_raw = outgoing.dialect is Dialect.RAW
         if 200 <= status < 300 or (is_raw and status in PASSED_ON):
-            if is_to_be_streamed(exchange, outgoing):
+            if is_to_be_streamed(exchange, outgoing, answer_bytes_max=settings.answer_bytes_max):
                 return Stream(exchange, outgoing, names)
             if outgoing.stream and not is_raw:
                 raise UpstreamError("The backend answered without a stream; nothing was charged.")

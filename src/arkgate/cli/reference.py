@@ -196,7 +196,7 @@ _OF_BACKENDS: Mapping[str, str] = {
     "first_byte_timeout_seconds": "How long it may say nothing at first.",
     "idle_timeout_seconds": "How long it may say nothing in the middle.",
     "total_timeout_seconds": "How long a whole answer may take; after it the payer is refunded.",
-    "answer_bytes_max": "A larger answer is refused and refunded.",
+    "answer_bytes_max": "A larger answer is refused and refunded; of another API, it leaves as it comes.",
     "stream_bytes_max": "A larger stream is broken off and refunded.",
     "concurrency_max": "More calls at once are answered 503, before anything is held.",
     "queue_max": "How many calls are taken beyond that, to wait for their turn.",

@@ -153,8 +153,11 @@ class Meter:
         self._finished("charged", charged=cost)
         return resolved
 
-    async def release(self, reason: str) -> Resolved | None:
-        """Gives the hold back. None when the ledger cannot be written: the sweep will do it."""
+    async def release(self, reason: str, *, why: str | None = None) -> Resolved | None:
+        """Gives the hold back; `why` says more in the log. None when the ledger cannot be written.
+
+        Then the sweep will do it.
+        """
         until = asyncio.get_running_loop().time() + RELEASE_TRIES_SECONDS
         while True:
             try:
@@ -167,15 +170,15 @@ class Meter:
                         call=self.reservation.call_id,
                         reason=refusal.message,
                     )
-                    self._finished(reason, charged=Msat(0))
+                    self._finished(reason, charged=Msat(0), why=why)
                     return None
             await asyncio.sleep(RETRY_SECONDS)
         if resolved.outcome is ReleaseOutcome.SETTLED:
             self._observer.alarm("release_after_settle")
-        self._finished(reason, charged=Msat(0))
+        self._finished(reason, charged=Msat(0), why=why)
         return resolved
 
-    def _finished(self, outcome: str, *, charged: Msat) -> None:
+    def _finished(self, outcome: str, *, charged: Msat, why: str | None = None) -> None:
         held = self.reservation
         seconds = asyncio.get_running_loop().time() - self._started
         self._observer.call_finished(held.service, outcome, held=held.price, charged=charged, seconds=seconds)
@@ -188,4 +191,5 @@ class Meter:
             outcome=outcome,
             cost_msat=charged,
             milliseconds=round(seconds * 1000, 1),
+            **({} if why is None else {"why": why}),
         )

@@ -341,10 +341,11 @@ class Sale:
 
     async def _failed(self, follower: Follower, refusal: Refusal) -> Refusal:
         """The refusal, after the hold is given back; told inside the stream where that has begun."""
+        why = _why(refusal)
         # A shared fetch's refusal is everybody's: each caller is told of his own account.
         refusal = _own(refusal)
         try:
-            resolved = await self._meter.release(refusal.reason)
+            resolved = await self._meter.release(refusal.reason, why=why)
             is_given_back = resolved is not None and resolved.outcome is not ReleaseOutcome.SETTLED
             refusal.fields["refunded"] = is_given_back
             if resolved is None:
@@ -374,6 +375,14 @@ def _charged(failure: Refusal, cost: Msat) -> Refusal:
     refusal.message = f"{sentence}; what came of it was charged."
     refusal.fields |= {"refunded": False, "cost_sats": whole_sats(cost, asked_for=True)}
     return refusal
+
+
+def _why(refusal: Refusal) -> str | None:
+    """What the operator is told of a backend's failure; these sentences quote neither question nor answer."""
+    if not isinstance(refusal, (UpstreamError, UpstreamTimeout)):
+        return None
+    cause = refusal.__cause__
+    return refusal.message if cause is None else f"{refusal.message} ({cause})"
 
 
 def _own(refusal: Refusal) -> Refusal:
