@@ -190,7 +190,7 @@ class RequestIdReused(Refusal):
 
 
 class AnswerGone(Refusal):
-    """The call was charged and its stored answer is past its time."""
+    """The call was charged and no answer of it is stored, or no longer."""
 
     code = "answer_gone"
 

@@ -84,7 +84,7 @@ class ReserveOutcome(Enum):
     ANSWERED = "answered"
     """The call was made and charged before; its stored answer comes back."""
     ANSWER_GONE = "answer_gone"
-    """The call was made and charged before; its stored answer is past its time."""
+    """The call was made and charged before; no answer of it is stored, or no longer."""
     REQUEST_ID_REUSED = "request_id_reused"
     """The request id names another call of this account."""
     LIMIT_REACHED = "limit_reached"
@@ -390,7 +390,7 @@ class CallRecord:
     cost: Msat
     reason: str
     answer: Answer | None
-    """None while the hold is open, after a release, and when the stored answer is past its time."""
+    """None while the hold is open, after a release, and when no answer is stored, or no longer."""
 
 
 @dataclass(frozen=True, slots=True)
