@@ -149,9 +149,8 @@ class Fetch:
         """Whether a further call may wait for it: not one that would soon be told that the time is over."""
         if self._is_done or self._is_cut:
             return False
-        return (
-            self._ends_at == 0 or self._ends_at - self._loop.time() >= JOINED_SHARE * self.terms.total_seconds
-        )
+        left, whole = self._ends_at - self._loop.time(), self._ends_at - self._begun_at
+        return self._begun_at == 0 or left >= JOINED_SHARE * whole
 
     @property
     def body(self) -> bytes:
