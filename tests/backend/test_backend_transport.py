@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from arkgate.backend.transport import PooledTransport, TransportLimits
+from arkgate.backend.transport import PooledTransport, TransportLimits, complete, encode_head
 from arkgate.backend.upstream import BackendSettings, Upstream
 from arkgate.core.errors import UpstreamError
 from arkgate.ports import ChatMessage
@@ -316,5 +316,36 @@ def test_a_certificate_that_does_not_verify_is_no_backend(run: Any, tmp_path: Pa
             assert server.requests == []
             assert backend.connections_busy_count == 0
             await backend.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_a_connection_whose_request_was_not_read_is_not_used_again(
+    run: Any, tmp_path: Path, *, over_tls: bool
+) -> None:
+    """The answer came all the same, and is a good one."""
+
+    async def early(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(http())
+        if peer.number == 1:
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(30)
+
+    async def main() -> None:
+        tls = certificate(tmp_path, "127.0.0.1") if over_tls else None
+        async with serving(early, tls=tls) as server:
+            ours = ssl.create_default_context(cafile=tmp_path / "ca.pem") if over_tls else None
+            transport = PooledTransport(
+                server.url.replace("http:", "https:") if tls else server.url, ssl_context=ours
+            )
+            head = encode_head("POST", b"/", [(b"Host", b"x")])
+            async with asyncio.timeout(10):
+                for body in (bytes(32 * 1024 * 1024), b"short"):
+                    exchange = await transport.exchange(complete(head, body))
+                    assert await exchange.read() == COMPLETION
+            assert server.connections_count == 2
+            await transport.aclose()
 
     run(main())

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from tests.backend.backend_server import COMPLETION, Peer, http, serving
 from tests.gateway.test_streams import CHAT, at_rest, events, question, reading, said, until
 from tests.stage import PROMPT, Stage, eventually, play, run, staged
+
+from arkgate.gateway.meter import Meter
 
 CACHED = {"[[services]]": "calls_per_day = 0", "[cache]": "ttl_seconds = 60"}
 SLOW = {"prompt": "[fail:slow 0.4] How is Ark different?"}
@@ -282,3 +285,43 @@ def test_nobody_joins_a_call_whose_time_is_nearly_over(tmp_path: Path) -> None:
                 assert (await first).status_code == 504
 
     run(asyncio.wait_for(main(), 60))
+
+
+def test_an_answer_that_is_being_charged_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Meter.settle
+
+    async def slowly(self: Meter, *arguments: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await settle(self, *arguments)
+
+    monkeypatch.setattr(Meter, "settle", slowly)
+
+    async def story(stage: Stage) -> None:
+        one, other = await stage.fund_token(), await stage.fund_token()
+        first = asyncio.create_task(stage.chat(one))
+        await asyncio.sleep(0.25)
+        second = await stage.chat(other)
+
+        assert (await first).json()["data"] == second.json()["data"]
+        assert await charges(stage, other) == [-50]
+        assert asked(stage) == 1
+
+    play(tmp_path, story, CACHED)
+
+
+def test_how_long_other_backends_may_take_does_not_matter_to_who_joins(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        tokens = [await stage.fund_token() for _ in range(2)]
+        body = question("[fail:trickle 0.05] How?", temperature=0)
+        async with reading(stage, tokens[0], body) as first:
+            await until(first, "This")
+            second = await stage.http.post(CHAT, json=body, headers=tokens[1])
+            assert second.status_code == 200
+        assert asked(stage) == 1
+
+    other = 'name = "other"\nkind = "http"\nurl = "http://127.0.0.1:9"\ntotal_timeout_seconds = 900'
+    api = 'ttl_seconds = 60\n[[services]]\nname = "other"\nkind = "http"\npath = "/other"\nprice_sats = 1\n'
+    extra = {"[[backends]]": other, "[cache]": api + 'backends = ["other"]'}
+    play(tmp_path, story, {**CACHED, **extra})

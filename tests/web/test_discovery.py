@@ -148,7 +148,7 @@ def models(*lines: str) -> dict[str, str]:
     }
 
 
-BY_TOKENS = "input_sats_per_million = 10000\noutput_sats_per_million = 1000000\ndefault_max_tokens = 300"
+BY_TOKENS = "input_sats_per_million = 1000000\noutput_sats_per_million = 1000000\ndefault_max_tokens = 300"
 
 
 def lists_of(texts: dict[str, str]) -> Iterator[dict[str, tuple[int, object]]]:
@@ -169,8 +169,8 @@ def lists_of(texts: dict[str, str]) -> Iterator[dict[str, tuple[int, object]]]:
 @pytest.mark.parametrize(
     ("lines", "kind", "words"),
     [
-        ([BY_TOKENS], "by_tokens", "by tokens, up to 301 sats for a short question"),
-        ([BY_TOKENS, "price_sats = 7"], "by_model", "by model, up to 301 sats for a short question"),
+        ([BY_TOKENS], "by_tokens", "by tokens, up to 467 sats for a short question"),
+        ([BY_TOKENS, "price_sats = 7"], "by_model", "by model, up to 467 sats"),
         (["price_sats = 7", BY_TOKENS], "by_model", "by model, up to 7 sats"),
         (["price_sats = 7"], "fixed", "7 sats a call"),
         (["price_sats = 7", "price_sats = 7"], "fixed", "7 sats a call"),
@@ -316,3 +316,13 @@ def test_another_api_is_on_the_maps_with_its_methods(tmp_path: Path) -> None:
         assert json.dumps(found).count("ak_") == 1
 
     play(tmp_path, story, service(9))
+
+
+def test_a_price_is_by_model_where_only_the_lengths_of_answers_differ(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        endpoints = (await stage.http.get("/v1/catalog")).json()["endpoints"]
+        told = {one["path"]: (one["price_is"], one["cost_sats"]) for one in endpoints}
+        assert told["/v1/chat/completions"] == ("by_model", 467)
+        assert told["/v1/embeddings"] == ("by_tokens", 167)
+
+    play(tmp_path, story, models(BY_TOKENS, BY_TOKENS.replace("300", "400")))

@@ -240,6 +240,7 @@ AN_HOUR = {"type": "ephemeral", "ttl": "1h"}
 ABOVE_THE_PRICE: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"service_tier": "priority"}, "service_tier"),
     (CHAT, {"web_search_options": {}}, "web_search_options"),
+    (CHAT, {"plugins": {"mode": "off"}}, "plugins"),
     (CHAT, {"search_parameters": {"mode": "on"}}, "search_parameters"),
     (CHAT, {"enable_search": True}, "enable_search"),
     (CHAT, {"tools": [{"type": "web_search"}]}, "web_search"),

@@ -1,7 +1,11 @@
 """One HTTP/1.1 connection to the backend, and the one answer that is arriving on it."""
 
 import asyncio
+import contextlib
+import fcntl
 import select
+import sys
+import termios
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -387,7 +391,16 @@ class Connection(asyncio.Protocol):
         """Whether the request was taken to its end before it was answered, as far as can be seen."""
         if self._transport is None or self._transport.get_write_buffer_size() > 0:
             return False
-        return status < 300 or self._request_bytes <= UNREAD_BYTES_MAX
+        return self._request_bytes <= UNREAD_BYTES_MAX or (status < 300 and self._unread_bytes() == 0)
+
+    def _unread_bytes(self) -> int:
+        """What the other host has not taken yet: behind TLS our own buffers do not tell."""
+        if self._transport is None:
+            return 0
+        with contextlib.suppress(OSError):  # not on every system
+            waiting = fcntl.ioctl(self._transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+            return int.from_bytes(waiting, sys.byteorder)
+        return 0
 
     def _lose(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None

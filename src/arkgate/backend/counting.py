@@ -16,6 +16,7 @@ from arkgate.core.question import (
     Part,
     QuestionTokens,
     TokenIds,
+    at_most,
     document_source,
     file_in,
     file_text,
@@ -134,7 +135,7 @@ class _Tally:
         tokens = self._tokens + count_tokens(text)
         # A template that writes a tool's result as JSON has its line ends and quotes escaped.
         escapes = len(orjson.dumps(text)) - len(text.encode()) - 2 - len(self._texts)
-        most = tokens + tokens // 4 + 32 + self._more + max(0, escapes)
+        most = at_most(tokens) + self._more + max(0, escapes)
         return QuestionTokens(tokens + self._pictures * PICTURE_TOKENS, most, self._pictures)
 
     def add_turns(self, value: object) -> None:

@@ -12,8 +12,8 @@ from typing import Final, Protocol, cast
 
 LONG_CHARACTERS: Final = 64 * 1024
 """What is counted in pieces is longer than this, and has a thread of its own."""
-PIECE_CHARACTERS: Final = 8192
-"""What is counted at once of it: the library keeps every other thread waiting, for half a millisecond."""
+PIECE_CHARACTERS: Final = 16 * 1024
+"""What is counted at once of it: the library keeps every other thread waiting, for a millisecond."""
 NAP_SECONDS: Final = 0.0002
 """How long a thread lets others go first between two pieces."""
 

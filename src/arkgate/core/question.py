@@ -62,6 +62,11 @@ class QuestionTokens:
     """How many pictures were taken for PICTURE_TOKENS each."""
 
 
+def at_most(tokens: int) -> int:
+    """How many another tokenizer than ours may find, with what a template adds to all."""
+    return tokens + tokens // 4 + 32
+
+
 class TokenIds(NamedTuple):
     """A text as the ids of its tokens."""
 

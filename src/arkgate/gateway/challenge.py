@@ -50,9 +50,9 @@ class Challenger:
         self._limit = limit
         self._observer = observer
 
-    def count(self, client: str) -> None:
-        """Counts an unpaid request that is costly to read. Raises RateLimited."""
-        self._limit.take(client)
+    def count(self, client: str, *, account_id: str | None = None) -> None:
+        """Counts an unpaid request, of a stranger or of an account that paid before. Raises RateLimited."""
+        self._limit.take(f"account {account_id}" if account_id else client, alone=account_id is not None)
 
     async def challenge(
         self,
@@ -78,7 +78,7 @@ class Challenger:
         if not self._desk.has_nodes:
             raise _for_tokens_only(endpoint, quote, code)
         if not is_counted:
-            self._limit.take(f"account {account_id}" if account_id else client, alone=account_id is not None)
+            self.count(client, account_id=account_id)
 
         def bundle_at(node: PaymentNode) -> Bundle:
             return bundle_for(quote, calls=self._terms.calls, minimum=node.invoice_minimum, has=has)

@@ -146,9 +146,9 @@ class Fetch:
 
     @property
     def is_open(self) -> bool:
-        """Whether a further call may wait for it: not one that would soon be told that the time is over."""
+        """Whether a further call may have its answer: not one that would soon be told that it is late."""
         if self._is_done or self._is_cut:
-            return False
+            return self.is_complete
         left, whole = self._ends_at - self._loop.time(), self._ends_at - self._begun_at
         return self._begun_at == 0 or left >= JOINED_SHARE * whole
 
@@ -202,8 +202,6 @@ class Fetch:
             if self._drain is not None:
                 self._drain.cancel()
             self.turned.ring()
-            if self._heard is not None:
-                self._heard()
 
     async def _take(self) -> None:
         async with self._backend.forward(self.outgoing, call_id=self._call_id) as incoming:
@@ -248,8 +246,8 @@ class Fetch:
                 patience = short if self._is_raw else self._patience_seconds
                 follower.notice_failure(now, 0.0 if ran_out and was_there else patience, in_one=broke_off)
 
-    def when_done(self, heard: Callable[[], None]) -> None:
-        """Calls back once, at the end of the run."""
+    def when_left(self, heard: Callable[[], None]) -> None:
+        """Calls back when the last call is done with it."""
         self._heard = heard
 
     def when_sold(self, heard: Callable[[], None]) -> None:
@@ -317,6 +315,8 @@ class Fetch:
         self._followers.discard(follower)
         if not self._followers:
             self._cut()
+            if self._heard is not None:
+                self._heard()
 
     def _cut(self) -> None:
         if self._task is not None and not self._is_done:

@@ -67,7 +67,7 @@ class PaidRequest:
     is_retry: bool = False
     """Whether its client says that it sent the same request before."""
     is_counted: bool = False
-    """Whether `Gateway.expect` has counted it against the limit on challenges."""
+    """Whether `Gateway.reading` has counted it against the limit on challenges."""
 
     @property
     def quote(self) -> Quote:
@@ -130,12 +130,14 @@ class Gateway:
         """Around the reading of a request that takes long. Raises where it is not worth it.
 
         That is without a right credential, with too many unpaid, or with too many at once. Yields whether it
-        was counted as one that is unpaid, as all are whose account has nothing left.
+        was counted as one that is unpaid: of a stranger, or of an account with nothing left.
         """
         buyer = await self._admission.admit(presented)
         account = None if buyer is None else await self._statements.account(buyer.account_id)
         is_unpaid = account is None or account.balance.available <= 0
-        if is_unpaid:
+        if account is not None and account.funded and is_unpaid:
+            self._challenger.count(client, account_id=account.account_id)
+        elif is_unpaid:
             self._challenger.count(client)
         async with self._traffic.reading(client):
             yield is_unpaid
@@ -326,8 +328,7 @@ class Gateway:
         is_repetition = request.method != "GET" or request.idempotency_key is not None or request.is_retry
         if answer is None or is_repetition:
             return reserved
-        age_ms = self._till.terms.answers_kept_seconds * 1000 - (answer.expires_at_ms - self._clock.now_ms())
-        if age_ms <= REPEATED_GET_SECONDS * 1000:
+        if self._clock.now_ms() - begun_ms(answer.call_id) <= REPEATED_GET_SECONDS * 1000:
             return reserved
         is_used_up = reserved.allowance.left == 0
         outcome = ReserveOutcome.LIMIT_REACHED if is_used_up else ReserveOutcome.INSUFFICIENT
@@ -337,6 +338,11 @@ class Gateway:
 def new_call_id(now_ms: int) -> str:
     """A unique id that sorts by time, so that the ledger's newest rows stay together."""
     return f"{now_ms:012x}{random_bits(80):020x}"
+
+
+def begun_ms(call_id: str) -> int:
+    """When the call of that id began, Unix milliseconds."""
+    return int(call_id[:12], 16)
 
 
 def replied(answer: Answer, standing: Standing) -> Reply:

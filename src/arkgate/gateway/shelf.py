@@ -90,7 +90,7 @@ class Shelf:
             fetch = Fetch(backend, order.outgoing, call_id, self._fetch_terms)
             if key is not None:
                 self._under_way[key] = fetch
-                fetch.when_done(lambda: self._end(key, fetch))
+                fetch.when_left(lambda: self._end(key, fetch))
                 fetch.when_sold(lambda: self._keep(key, fetch))
             return fetch, True
 

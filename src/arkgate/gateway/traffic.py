@@ -13,6 +13,9 @@ from arkgate.core.errors import Overloaded, RateLimited
 from arkgate.core.ledger import CallLimits
 from arkgate.gateway.limits import Buckets, Rate
 
+READ_AT_ONCE = 2
+"""How many requests of an address that take long to read are read at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrafficTerms:
@@ -49,7 +52,7 @@ class Traffic:
 
     @asynccontextmanager
     async def reading(self, client: str) -> AsyncIterator[None]:
-        """A request that takes long to read: an address has its own read one after the other.
+        """A request that takes long to read: an address has few read at once.
 
         Raises RateLimited where as many wait already as it may have calls.
         """
@@ -58,7 +61,7 @@ class Traffic:
             raise _too_many("Your address has")
         line.waiting += 1
         try:
-            async with line.turn:
+            async with line.turns:
                 yield
         finally:
             line.waiting -= 1
@@ -145,10 +148,10 @@ class Call:
 class _Line:
     """The requests of one address that take long to read."""
 
-    __slots__ = ("turn", "waiting")
+    __slots__ = ("turns", "waiting")
 
     def __init__(self) -> None:
-        self.turn = asyncio.Lock()
+        self.turns = asyncio.Semaphore(READ_AT_ONCE)
         self.waiting = 0
         """Those that are read or wait for it."""
 

@@ -55,8 +55,6 @@ _SERVER_TOOLS: Final = {
     "compaction": "compact",
 }
 """Fields that have the backend do more than answer, and the type that allows it."""
-_NOTHING_ASKED: Final[tuple[object, ...]] = (None, False, "", [], {"mode": "off"})
-"""Values of such fields that ask for nothing."""
 _USUAL: Final[Mapping[str, tuple[object, ...]]] = {
     "service_tier": (None, "auto", "default", "flex", "standard_only"),
     "speed": (None, "standard"),
@@ -99,7 +97,7 @@ def refuse_unpriced(
     allowed = (*_OWN_TOOLS, *server_tools)
     dear = [field for field, kind in _SERVER_TOOLS.items() if not kind.startswith(allowed)]
     for field in (*dear, *_NEVER):
-        if document.get(field) not in _NOTHING_ASKED:  # an empty object asks for the usual
+        if _asks(field, document.get(field)):
             raise NotSupported(f"{field} is not sold here: leave it out.")
     kwargs = document.get("chat_template_kwargs")
     if isinstance(kwargs, dict) and not _TEMPLATE_NEVER.isdisjoint(kwargs):
@@ -121,6 +119,13 @@ def refuse_unpriced(
             f"What cannot be counted is not sold at a price by tokens: {state}. Send all of the question "
             "in the request, as text."
         )
+
+
+def _asks(field: str, value: object) -> bool:
+    """Whether the value of such a field asks for something: an empty object may ask for the usual search."""
+    if field == "search_parameters" and isinstance(value, dict):
+        return value.get("mode") != "off"
+    return bool(value) or (field == "web_search_options" and isinstance(value, dict))
 
 
 def _tools_in(document: Mapping[str, object]) -> Iterator[Mapping[str, object]]:

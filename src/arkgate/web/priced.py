@@ -18,7 +18,7 @@ from arkgate.web.replies import respond
 from arkgate.web.requests import arrival_of, idempotency_key, presented_in
 
 _NOTHING: Final = (b"", b"{}")
-_ASIDE: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="arkgate-reading")
+_ASIDE: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="arkgate-reading")
 """Where long requests are read, so that nothing else waits for a thread behind them."""
 _PROBES: Final = ("GET", "HEAD", "POST")
 """The methods that may ask for a price, whatever is sold."""

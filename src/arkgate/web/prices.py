@@ -7,12 +7,15 @@ from typing import Final
 from arkgate.core.catalog import Endpoint, Model, Service, ServiceKind
 from arkgate.core.money import Msat, whole_sats
 from arkgate.core.pricing import Tariff
+from arkgate.core.question import at_most
 from arkgate.ports import Dialect
 from arkgate.web.openai import PATHS
 from arkgate.web.shapes import exact_sats
 
 SHORT_QUESTION_TOKENS: Final = 100
 """How long the question is that a price by tokens is shown for."""
+SHELL_TOKENS: Final = 8
+"""What stands around it: a turn with its role."""
 
 
 class PriceKind(Enum):
@@ -66,9 +69,10 @@ def price_of(service: Service, endpoint: Endpoint) -> Price:
         return Price(kind, service.price, service.tariff)
     first = service.models[0]
     kind = PriceKind.BY_TOKENS if first.tariff.by_tokens else PriceKind.FIXED
-    if any(model.tariff != first.tariff for model in service.models):
+    example = _example(first, dialect)
+    if any((model.tariff, _example(model, dialect)) != (first.tariff, example) for model in service.models):
         kind = PriceKind.BY_MODEL
-    return Price(kind, _example(first, dialect), first.tariff)
+    return Price(kind, example, first.tariff)
 
 
 def _example(model: Model, dialect: Dialect) -> Msat:
@@ -77,7 +81,7 @@ def _example(model: Model, dialect: Dialect) -> Msat:
         return model.tariff.call
     length = min(model.default_max_tokens, model.max_tokens or model.default_max_tokens)
     answer = 0 if dialect is Dialect.EMBEDDINGS else length
-    return max(Msat(1), model.tariff.most(SHORT_QUESTION_TOKENS, answer))
+    return max(Msat(1), model.tariff.most(at_most(SHORT_QUESTION_TOKENS + SHELL_TOKENS), answer))
 
 
 def tariff_told(tariff: Tariff) -> dict[str, object]:
