@@ -19,6 +19,7 @@ from arkgate.core.errors import StoreUnavailable
 from arkgate.core.keys import Keyring
 from arkgate.gateway.addresses import AddressDesk
 from arkgate.gateway.admit import Admission
+from arkgate.gateway.bodies import Bodies
 from arkgate.gateway.challenge import Challenger
 from arkgate.gateway.claims import Claims
 from arkgate.gateway.desk import InvoiceDesk
@@ -458,6 +459,7 @@ class _Parts:
             shelf=Shelf(self.cache, self.keyring, self.calls, offers.cache.terms, offers.fetch),
             till=Till(self.ledger, self.clock, self.metrics, self.calls, terms),
             traffic=Traffic(limits.traffic),
+            bodies=Bodies(limits.bodies_bytes),
         )
 
     def _priced(self, gateway: Gateway) -> list[Priced]:

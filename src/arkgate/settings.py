@@ -78,6 +78,8 @@ class Limits:
     sessions_client: Rate
     sessions_all: Rate
     traffic: TrafficTerms
+    bodies_bytes: int
+    """What large bodies may take of the memory while they are read and served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +306,7 @@ class _Reader:
                 account=rate("calls_per_minute_and_account", 6_000, 60),
                 client=rate("calls_per_minute_and_client", 12_000, 60),
             ),
+            bodies_bytes=int(table.number("bodies_megabytes", 256, 128, 1_000_000)) * 1024 * 1024,
         )
         table.refuse_unknown()
         return limits

@@ -180,6 +180,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "calls_at_once_and_client": "Those of one address.",
         "calls_per_minute_and_account": "How fast one account may call.",
         "calls_per_minute_and_client": "How fast one address may.",
+        "bodies_megabytes": "Memory for bodies above 64 KiB; strangers, and each address, have half of it.",
     },
 }
 

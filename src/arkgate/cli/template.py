@@ -141,4 +141,5 @@ calls_per_day = 5                    # a UTC day and account; 0 for any number
 # calls_at_once_and_client = 128
 # calls_per_minute_and_account = 6000
 # calls_per_minute_and_client = 12000
+# bodies_megabytes = 256
 """

@@ -55,6 +55,18 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         return self
 
 
+def bare(error: BaseException) -> None:
+    """Takes the frames from an exception that is kept, and from what caused it.
+
+    They hold the request, maybe 64 MiB of it, and what keeps the exception: only the collector of garbage
+    would find that, and large bodies do not call it.
+    """
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = one.__context__ = None
+        one = one.__cause__
+
+
 class InvalidRequest(Refusal):
     """The request cannot be read or breaks a stated limit; the caller must change it."""
 

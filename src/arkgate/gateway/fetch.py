@@ -14,7 +14,7 @@ from typing import Self
 
 import structlog
 
-from arkgate.core.errors import InternalError, Refusal, UpstreamError, UpstreamTimeout
+from arkgate.core.errors import InternalError, Refusal, UpstreamError, UpstreamTimeout, bare
 from arkgate.gateway.order import Head
 from arkgate.ports import Backend, Dialect, Incoming, Outgoing, Usage
 
@@ -233,6 +233,7 @@ class Fetch:
         Theirs is a time that ran out as a whole, and of a RAW answer, for which a backend waits as long as it
         likes, that it broke off. What stalls is the backend's doing, however slow its readers were before.
         """
+        bare(refusal)
         self.failure = refusal
         now = self._loop.time()
         short = min(STALL_SECONDS, self._patience_seconds)

@@ -17,6 +17,7 @@ from arkgate.core.errors import (
     StoreUnavailable,
     UpstreamError,
     UpstreamTimeout,
+    bare,
 )
 from arkgate.core.ledger import (
     Answer,
@@ -157,6 +158,7 @@ class Sale:
 
     def _refuse(self, refusal: Refusal) -> None:
         if not self._handed.done():
+            bare(refusal)
             self._handed.set_exception(refusal)
             self._handed.exception()  # its caller may have left: nobody has to retrieve it
 

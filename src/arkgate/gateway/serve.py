@@ -12,6 +12,7 @@ from arkgate.core.errors import InsufficientBalance, InternalError, Refusal, Sto
 from arkgate.core.ids import random_bits
 from arkgate.core.keys import Keyring
 from arkgate.core.ledger import (
+    AccountRecord,
     AllowanceState,
     Answer,
     CallLimits,
@@ -23,6 +24,7 @@ from arkgate.core.ledger import (
 from arkgate.core.money import Msat, format_sats, whole_sats
 from arkgate.core.pricing import Quote, Tariff, Used
 from arkgate.gateway.admit import Admission, Admitted
+from arkgate.gateway.bodies import Bodies, Share
 from arkgate.gateway.challenge import Challenger
 from arkgate.gateway.fetch import Entry
 from arkgate.gateway.order import DATA_TYPE, Bill, Head, Order, read_head, usage_document
@@ -89,6 +91,7 @@ class Gateway:
         shelf: Shelf,
         till: Till,
         traffic: Traffic,
+        bodies: Bodies,
     ) -> None:
         """`backends` by the names of the services whose work they do."""
         self._admission = admission
@@ -99,6 +102,7 @@ class Gateway:
         self._shelf = shelf
         self._till = till
         self._traffic = traffic
+        self.bodies = bodies
         self._clock = till.clock
 
     @asynccontextmanager
@@ -132,8 +136,7 @@ class Gateway:
         That is without a right credential, with too many unpaid, or with too many at once. Yields whether it
         was counted as one that is unpaid: of a stranger, or of an account with nothing left.
         """
-        buyer = await self._admission.admit(presented)
-        account = None if buyer is None else await self._statements.account(buyer.account_id)
+        account = await self._account(presented)
         is_unpaid = account is None or account.balance.available <= 0
         if account is not None and account.funded and is_unpaid:
             self._challenger.count(client, account_id=account.account_id)
@@ -141,6 +144,18 @@ class Gateway:
             self._challenger.count(client)
         async with self._traffic.reading(client):
             yield is_unpaid
+
+    async def make_room(self, share: Share, size: int, presented: tuple[Presented, ...]) -> None:
+        """Before so much of a body is kept. Raises Overloaded, RateLimited, or what `admit` raises."""
+        if share.is_stranger is None:
+            account = await self._account(presented)
+            share.is_stranger = account is None or not account.funded
+        share.grow(size)
+
+    async def _account(self, presented: tuple[Presented, ...]) -> AccountRecord | None:
+        """The account of a credential; None without one."""
+        buyer = await self._admission.admit(presented)
+        return None if buyer is None else await self._statements.account(buyer.account_id)
 
     async def _reply(self, request: PaidRequest, buyer: Admitted, call: Call) -> Reply:
         """Replay; or ready, and from the cache or the backend: reserve, forward and settle."""

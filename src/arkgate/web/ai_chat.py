@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from arkgate.core.catalog import Service
-from arkgate.core.errors import InvalidRequest, Refusal
+from arkgate.core.errors import InvalidRequest, Refusal, bare
 from arkgate.gateway.order import CacheWish, Order
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.body import chat_messages, check_media_type, read_object
@@ -41,6 +41,7 @@ class AiChatReader:
             check_media_type(headers)
             return self._order(read_object(body))
         except Refusal as refusal:
+            bare(refusal)
             return refusal
 
     def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:

@@ -18,13 +18,18 @@ from arkgate.core.errors import (
     NotFound,
     PayloadTooLarge,
     Refusal,
+    bare,
 )
 from arkgate.core.ids import random_bits
+from arkgate.gateway.bodies import UNWEIGHED_BYTES
 from arkgate.web.errors import public_sentence, refusal_response, style_of
 from arkgate.web.respond import raw_response
 
 log = structlog.get_logger()
 BODY_BYTES_MAX = 1024 * 1024
+WEIGHED_AT_ONCE_BYTES = 1024 * 1024
+"""How much more is asked for when a body goes on that did not state its length."""
+Weigh = Callable[[int], Awaitable[None]]
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 _EXPOSED = (
     b"WWW-Authenticate, X-Request-Id, X-Cost-Sats, X-Balance-Sats, X-Credit-Balance, X-RateLimit-Limit, "
@@ -111,27 +116,34 @@ class Guard:
         if scope["method"] == "OPTIONS":
             await raw_response(b"", status=204, headers=PREFLIGHT_HEADERS)(scope, receive, send_with_headers)
             return
+        refusal: Refusal | None = None
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception as error:
             refusal = _as_refusal(error, scope)
             if started:
                 raise
-            response = refusal_response(
-                refusal,
-                request_id=arrival.request_id,
-                endpoint=scope["path"],
-                public_url=self._public_url,
-                response_ms=arrival.elapsed_ms,
-                append_token=self._append_token,
-                style=style_of(scope["path"]),
-            )
-            if self._refusal_page is not None and wants_page(scope):
-                page = await self._refusal_page(refusal, scope, arrival.request_id)
-                kept = [pair for pair in response.raw_headers if pair[0] not in _OF_A_BODY]
-                page.raw_headers = [*page.raw_headers, *kept]
-                response = page
+            bare(refusal)
+        if refusal is not None:
+            response = await self._refused(refusal, scope, arrival)
             await response(scope, receive, send_with_headers)
+
+    async def _refused(self, refusal: Refusal, scope: Scope, arrival: Arrival) -> Response:
+        response = refusal_response(
+            refusal,
+            request_id=arrival.request_id,
+            endpoint=scope["path"],
+            public_url=self._public_url,
+            response_ms=arrival.elapsed_ms,
+            append_token=self._append_token,
+            style=style_of(scope["path"]),
+        )
+        if self._refusal_page is None or not wants_page(scope):
+            return response
+        page = await self._refusal_page(refusal, scope, arrival.request_id)
+        kept = [pair for pair in response.raw_headers if pair[0] not in _OF_A_BODY]
+        page.raw_headers = [*page.raw_headers, *kept]
+        return page
 
 
 _OF_A_BODY: Final = (b"content-type", b"content-length", b"cache-control")
@@ -167,9 +179,12 @@ def _as_refusal(error: Exception, scope: Scope) -> Refusal:
     )
 
 
-async def read_body(receive: Receive, scope: Scope, *, maximum: int = BODY_BYTES_MAX) -> bytes:
+async def read_body(
+    receive: Receive, scope: Scope, *, maximum: int = BODY_BYTES_MAX, weigh: Weigh | None = None
+) -> bytes:
     """The request's body. Raises PayloadTooLarge before more than `maximum` bytes are kept.
 
+    `weigh` is told how much there will be before more than UNWEIGHED_BYTES are kept, and may refuse.
     Raises InvalidRequest when the client left before it was complete: what came may well be a request,
     but not the one that was meant.
     """
@@ -180,9 +195,17 @@ async def read_body(receive: Receive, scope: Scope, *, maximum: int = BODY_BYTES
             raise _too_large(maximum)
         return body
     chunks, size = [body], len(body)
+    weighed = max(_stated_length(scope), UNWEIGHED_BYTES)
+    if weighed > maximum > UNWEIGHED_BYTES:
+        raise _too_large(maximum)
+    if weigh is not None and weighed > UNWEIGHED_BYTES:
+        await weigh(weighed)
     while message.get("more_body", False):
         if size > maximum:
             raise _too_large(maximum)
+        if weigh is not None and size > weighed:
+            weighed = size + WEIGHED_AT_ONCE_BYTES
+            await weigh(weighed)
         message = await _receive(receive)
         chunk = message.get("body", b"")
         size += len(chunk)
@@ -190,6 +213,10 @@ async def read_body(receive: Receive, scope: Scope, *, maximum: int = BODY_BYTES
     if size > maximum:
         raise _too_large(maximum)
     return b"".join(chunks)
+
+
+def _stated_length(scope: Scope) -> int:
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
 
 
 async def _receive(receive: Receive) -> Message:

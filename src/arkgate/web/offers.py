@@ -13,7 +13,6 @@ from arkgate.core.pricing import FiatRate
 from arkgate.gateway.admit import Admission
 from arkgate.gateway.sessions import Sessions
 from arkgate.ports import Rates, Statements
-from arkgate.web.guard import read_body
 from arkgate.web.priced import Priced
 from arkgate.web.prices import price_of, tariff_told
 from arkgate.web.requests import arrival_of, presented_in
@@ -118,10 +117,10 @@ class OffersApi:
             "raw_path": path.encode(),
             "query_string": query.encode(),
         }
-        body = await read_body(request.receive, request.scope, maximum=priced.body_bytes_max)
-        paid = await priced.paid_request(
-            scope, dict(request.scope["headers"]), arrival_of(request.scope), body
-        )
+        with priced.share(request.scope) as share:
+            body = await priced.read_body(request.scope, request.receive, share)
+            headers = dict(request.scope["headers"])
+            paid = await priced.paid_request(scope, headers, arrival_of(request.scope), body)
         if isinstance(paid.order, Refusal):
             raise paid.order
         order, service = paid.order, priced.service

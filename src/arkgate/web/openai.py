@@ -13,7 +13,7 @@ import orjson
 from starlette.types import Scope
 
 from arkgate.core.catalog import Model, Service
-from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal
+from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal, bare
 from arkgate.core.money import Msat, format_sats, sats
 from arkgate.core.pricing import Used
 from arkgate.core.question import QuestionTokens
@@ -40,8 +40,16 @@ PARTS_MAX = 20_000
 """How many lists and objects a body may have: looking at each takes microseconds."""
 EXPECTED_TOKENS = 256
 """What an answer is expected to have, for a price that is only foretold."""
+VALUES_MAX = 1_000_000
+"""How many commas a body may have: token ids, most likely."""
+TEXTS_MAX = 250_000
+"""How many names and texts, in which nothing is quoted."""
 READ_ASIDE_BYTES = 16 * 1024
 """A longer body is read beside the event loop where its tokens have to be counted."""
+READ_ASIDE_UNCOUNTED_BYTES = 64 * 1024
+"""A longer body is read there anyway."""
+READ_ASIDE_PARTS = 256
+"""So is one with more lists and objects."""
 _ASKED: Final = {
     Dialect.CHAT: "messages",
     Dialect.COMPLETIONS: "prompt",
@@ -101,6 +109,7 @@ class OpenAiReader:
             check_media_type(headers)
             return self._order(self._dialect, read_document(body), headers)
         except Refusal as refusal:
+            bare(refusal)
             return refusal
 
     def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
@@ -112,7 +121,8 @@ class OpenAiReader:
 
     def is_slow(self, body: bytes) -> bool:
         """See `priced.Reader`."""
-        return self._counts and len(body) > READ_ASIDE_BYTES
+        most = READ_ASIDE_BYTES if self._counts else READ_ASIDE_UNCOUNTED_BYTES
+        return len(body) > most or body.count(b"[") + body.count(b"{") > READ_ASIDE_PARTS
 
     def _order(self, dialect: Dialect, document: dict[str, object], headers: Mapping[bytes, bytes]) -> Order:
         model = self._model(document.get("model"))
@@ -209,6 +219,10 @@ class OpenAiReader:
 
 def read_document(body: bytes) -> dict[str, object]:
     """The JSON object of a body. Raises InvalidRequest."""
+    if body.count(b",") > VALUES_MAX or body.count(b'"') - body.count(b'\\"') > 2 * TEXTS_MAX:
+        raise InvalidRequest(
+            f"The body has more than {VALUES_MAX:,} values or {TEXTS_MAX:,} names and texts."
+        )
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as exc:

@@ -100,6 +100,8 @@ class Pages:
         self._url = public_url
         self._renderer = renderer
         self._tags = by_tag(described)
+        self._drawing = asyncio.Semaphore(1)
+        """A code takes some milliseconds of the one interpreter, also in a thread."""
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -267,7 +269,8 @@ class Pages:
         if not text.startswith(("lightning:", "bitcoin:")):
             raise InvalidRequest("The body must be a payment link: lightning:… or bitcoin:….")
         shown = lightning_code(text.partition(":")[2]) if text.startswith("lightning:") else text
-        svg = await asyncio.to_thread(qr_svg, shown, self._renderer.say("pay.qr"))
+        async with self._drawing:
+            svg = await asyncio.to_thread(qr_svg, shown, self._renderer.say("pay.qr"))
         return raw_response(svg.encode(), headers=[(b"content-type", b"image/svg+xml"), NO_STORE])
 
     async def claim(self, request: Request) -> Response:

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from arkgate.core.catalog import Endpoint, Service
 from arkgate.core.errors import MethodNotAllowed, Refusal, UpgradeNotSupported
+from arkgate.gateway.bodies import Share
 from arkgate.gateway.order import Order
 from arkgate.gateway.serve import Gateway, PaidRequest
 from arkgate.web.client import ClientAddress
@@ -63,11 +64,6 @@ class Priced:
         self._client_address = client_address
         self._usual = price_of(service, endpoint)
 
-    @property
-    def body_bytes_max(self) -> int:
-        """The largest body that it takes."""
-        return self._reader.body_bytes_max
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; raises its refusal, to be answered by the guard."""
         arrival = arrival_of(scope)
@@ -75,12 +71,25 @@ class Priced:
         self.check_method(scope["method"], *_PROBES)
         if headers.get(b"upgrade", b"").strip().lower() == b"websocket":
             raise UpgradeNotSupported("WebSockets are not sold here; use plain HTTP requests.")
-        body = await read_body(receive, scope, maximum=self._reader.body_bytes_max)
-        paid = await self.paid_request(scope, headers, arrival, body)
-        if paid.presented:
-            self.check_method(scope["method"])
-        async with self._gateway.serve(paid) as reply:
-            await respond(reply, self.endpoint.path, arrival, scope, receive, send)
+        with self.share(scope) as share:
+            body = await self.read_body(scope, receive, share)
+            paid = await self.paid_request(scope, headers, arrival, body)
+            if paid.presented:
+                self.check_method(scope["method"])
+            async with self._gateway.serve(paid) as reply:
+                await respond(reply, self.endpoint.path, arrival, scope, receive, send)
+
+    async def read_body(self, scope: Scope, receive: Receive, share: Share) -> bytes:
+        """The request's body, for as long as the share lasts."""
+
+        async def weigh(size: int) -> None:
+            await self._gateway.make_room(share, size, presented_in(scope))
+
+        return await read_body(receive, scope, maximum=self._reader.body_bytes_max, weigh=weigh)
+
+    def share(self, scope: Scope) -> Share:
+        """What the body of a request takes of the memory."""
+        return self._gateway.bodies.share(self._client_address.of(scope))
 
     def check_method(self, method: str, *others: str) -> None:
         """Raises MethodNotAllowed for one that is neither sold here nor among the others."""

@@ -16,7 +16,13 @@ from typing import Any, ClassVar
 
 import httptools
 import orjson
-from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
+from uvicorn._types import (
+    ASGI3Application,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    HTTPScope,
+    Scope,
+)
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -41,6 +47,8 @@ class ProtocolLimits:
     """How long a client may take to read what waits for it once that is more than sockets buffer."""
     connections_max: int = 8192
     """Open at once on one listener; more are closed before they cost anything."""
+    pipelined_max: int = 16
+    """Requests that wait on a connection behind one that is not answered yet."""
     linger_seconds: float = 1.0
     """How long a refused client may go on sending, so that it gets to read the refusal."""
 
@@ -100,6 +108,7 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
         "_is_refusal_sent",
         "_is_small_read",
         "_refusal",
+        "_running",
         "_write_deadline",
     )
 
@@ -121,6 +130,7 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._barren_bytes = 0
         self._write_deadline: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
 
     # What the event loop calls.
 
@@ -138,6 +148,11 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
         self._end_write_deadline()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        self.pipeline.clear()
+        running = self._running
+        if running is not None and running is not self.cycle:  # uvicorn tells the newest only
+            running.disconnected = True
+            running.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser and looks at what that led to, unless it led to exactly one whole request."""
@@ -177,9 +192,16 @@ class ArkgateHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Lets a request through to the application only if it can be read in one way."""
         self._check_head()
+        if len(self.pipeline) >= self.limits.pipelined_max:
+            raise _RefusedRequest(429, "Too many requests wait on this connection.", "rate_limited")
         super().on_headers_complete()
         # Trailers go to this list and are dropped with it: the application decided on what was there before.
         self.headers = []
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Knows which of several requests is being answered."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     # What uvicorn asks for.
 

@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 from arkgate.core.errors import InvalidRequest
 from arkgate.core.money import Msat, sats
+from arkgate.gateway.bodies import UNWEIGHED_BYTES
 from arkgate.l402.header import Presented, Token, read_credentials
 from arkgate.web.body import read_amount
 from arkgate.web.guard import Arrival, read_body
@@ -17,7 +18,7 @@ IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
 
 async def read(request: Request) -> tuple[Arrival, bytes, HeaderMap]:
     """What the guard knows, the body, and the headers."""
-    body = await read_body(request.receive, request.scope)
+    body = await read_body(request.receive, request.scope, maximum=UNWEIGHED_BYTES)
     return arrival_of(request.scope), body, dict(request.scope["headers"])
 
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.types import Scope
 
 from arkgate.core.catalog import Service
-from arkgate.core.errors import InvalidRequest, NotFound, Refusal, UnsupportedMediaType
+from arkgate.core.errors import InvalidRequest, NotFound, Refusal, UnsupportedMediaType, bare
 from arkgate.gateway.order import Order
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.shapes import RawShape
@@ -87,6 +87,7 @@ class HttpReader:
         try:
             return self._order(scope, body)
         except Refusal as refusal:
+            bare(refusal)
             return refusal
 
     def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
