@@ -51,6 +51,17 @@ async def silent(peer: Peer) -> None:
     await peer.request()
 
 
+def waiting_for(event: asyncio.Event) -> Behaviour:
+    """Answers when that has happened."""
+
+    async def behave(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await event.wait()
+            await peer.send(http())
+
+    return behave
+
+
 def asked(servers: list[BackendServer]) -> list[int]:
     return [len(server.requests) for server in servers]
 
@@ -127,11 +138,7 @@ def test_weights_share_the_calls_among_idle_ones() -> None:
 
 def test_the_least_busy_for_its_weight_is_asked() -> None:
     opened = asyncio.Event()
-
-    async def slow(peer: Peer) -> None:
-        while await peer.request() is not None:
-            await opened.wait()
-            await peer.send(http())
+    slow = waiting_for(opened)
 
     async def story(pool: Pool, servers: list[BackendServer]) -> None:
         calls = [asyncio.create_task(ask(pool)) for _ in range(8)]
@@ -145,11 +152,7 @@ def test_the_least_busy_for_its_weight_is_asked() -> None:
 
 def test_a_full_one_leaves_calls_to_the_next_and_all_full_is_overloaded() -> None:
     opened = asyncio.Event()
-
-    async def slow(peer: Peer) -> None:
-        while await peer.request() is not None:
-            await opened.wait()
-            await peer.send(http())
+    slow = waiting_for(opened)
 
     async def story(pool: Pool, servers: list[BackendServer]) -> None:
         calls = [asyncio.create_task(ask(pool)) for _ in range(2)]
@@ -210,11 +213,7 @@ def test_the_doctors_question_goes_to_the_first() -> None:
 
 def test_a_call_waits_in_a_queue_only_where_none_has_room() -> None:
     held = asyncio.Event()
-
-    async def slow(peer: Peer) -> None:
-        while await peer.request() is not None:
-            await held.wait()
-            await peer.send(http())
+    slow = waiting_for(held)
 
     async def story(pool: Pool, servers: list[BackendServer]) -> None:
         calls = [asyncio.create_task(ask(pool, call_id=str(number))) for number in range(2)]
@@ -231,11 +230,7 @@ def test_a_call_waits_in_a_queue_only_where_none_has_room() -> None:
 
 def test_where_one_is_full_and_another_is_away_the_call_may_be_repeated_soon() -> None:
     held = asyncio.Event()
-
-    async def slow(peer: Peer) -> None:
-        while await peer.request() is not None:
-            await held.wait()
-            await peer.send(http())
+    slow = waiting_for(held)
 
     async def story(pool: Pool, servers: list[BackendServer]) -> None:
         first = asyncio.create_task(ask(pool))
