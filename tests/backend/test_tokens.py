@@ -80,6 +80,7 @@ def test_whoever_else_has_work_gets_to_it_while_a_long_text_is_counted() -> None
             gaps.append(time.monotonic() - before)
 
     count_tokens("load it")
+    began = time.monotonic()
     asyncio.run(main())
     assert len(gaps) > 100
-    assert sorted(gaps)[-10] < 0.05
+    assert max(gaps) < (time.monotonic() - began) / 2

@@ -276,11 +276,12 @@ def test_nobody_joins_a_call_whose_time_is_nearly_over(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with serving(behave) as server:
-            extra = {**CACHED, "[backend]": f'url = "{server.url}"\ntotal_timeout_seconds = 2'}
+            extra = {**CACHED, "[backend]": f'url = "{server.url}"\ntotal_timeout_seconds = 4'}
             async with staged(tmp_path, extra=extra) as stage:
                 one, other = await stage.fund_token(), await stage.fund_token()
                 first = asyncio.create_task(stage.chat(one))
-                await asyncio.sleep(1.7)
+                await held_by(stage, one)
+                await asyncio.sleep(3.3)
                 assert (await stage.chat(other)).status_code == 200
                 assert (await first).status_code == 504
 
