@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import fcntl
 import select
-import sys
 import termios
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -389,18 +388,10 @@ class Connection(asyncio.Protocol):
 
     def _was_read(self, status: int) -> bool:
         """Whether the request was taken to its end before it was answered, as far as can be seen."""
-        if self._transport is None or self._transport.get_write_buffer_size() > 0:
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size() > 0:
             return False
-        return self._request_bytes <= UNREAD_BYTES_MAX or (status < 300 and self._unread_bytes() == 0)
-
-    def _unread_bytes(self) -> int:
-        """What the other host has not taken yet: behind TLS our own buffers do not tell."""
-        if self._transport is None:
-            return 0
-        with contextlib.suppress(OSError):  # not on every system
-            waiting = fcntl.ioctl(self._transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
-            return int.from_bytes(waiting, sys.byteorder)
-        return 0
+        return self._request_bytes <= UNREAD_BYTES_MAX or (status < 300 and not _has_untaken_bytes(transport))
 
     def _lose(self, exc: Exception | None) -> None:
         exchange, self._exchange = self._exchange, None
@@ -418,6 +409,13 @@ class Connection(asyncio.Protocol):
             failure = httpx.ReadError("the connection ended before any answer")
         failure.__cause__ = exc
         return failure
+
+
+def _has_untaken_bytes(transport: asyncio.Transport) -> bool:
+    """Whether the other host has not taken all that was written: behind TLS our own buffers do not tell."""
+    with contextlib.suppress(OSError):  # not on every system
+        return any(fcntl.ioctl(transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4)))
+    return False
 
 
 def check_framing(status: int, headers: list[tuple[bytes, bytes]], *, body_bytes_max: int) -> None:

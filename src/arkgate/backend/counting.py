@@ -59,15 +59,8 @@ _NO_QUESTION = frozenset(
     {
         *("model", "user", "metadata", "client_metadata", "safety_identifier", "prompt_cache_key", "include"),
         *("stop", "logit_bias", "allowed_token_ids", "stop_token_ids", "bad_words", "grammar"),
-        *(
-            "stream_options",
-            "modalities",
-            "audio",
-            "reasoning_effort",
-            "verbosity",
-            "service_tier",
-            "truncation",
-        ),
+        *("stream_options", "modalities", "audio", "reasoning_effort", "verbosity"),
+        *("service_tier", "truncation"),
     }
 )
 """Fields of a request that the model does not read."""

@@ -61,11 +61,11 @@ class Bodies:
 class Share:
     """One request's part."""
 
-    __slots__ = ("_bodies", "_client", "_size", "is_stranger")
+    __slots__ = ("_bodies", "_size", "client", "is_stranger")
 
     def __init__(self, bodies: Bodies, client: str) -> None:
         self._bodies = bodies
-        self._client = client
+        self.client = client
         self._size = 0
         self.is_stranger: bool | None = None
         """Whether nobody with money sends it; None until that is looked at."""
@@ -76,11 +76,11 @@ class Share:
     def grow(self, size: int) -> None:
         """So much is going to be kept. Raises Overloaded or RateLimited."""
         if size > self._size:
-            self._bodies.take(size - self._size, self._client, is_stranger=bool(self.is_stranger))
+            self._bodies.take(size - self._size, self.client, is_stranger=bool(self.is_stranger))
             self._size = size
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._size:
-            self._bodies.give_back(self._size, self._client, is_stranger=bool(self.is_stranger))
+            self._bodies.give_back(self._size, self.client, is_stranger=bool(self.is_stranger))

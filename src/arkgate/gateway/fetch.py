@@ -194,6 +194,7 @@ class Fetch:
             log.exception("the backend adapter failed", call=self._call_id)
             self.failure = InternalError("The gateway failed; nothing was charged.")
             self.failure.__cause__ = error
+            bare(self.failure)
         finally:
             self._is_done = True
             if self._sent_at is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from arkgate.core.catalog import Service
-from arkgate.core.errors import InvalidRequest, Refusal, bare
+from arkgate.core.errors import InvalidRequest, Refusal
 from arkgate.gateway.order import CacheWish, Order
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.body import chat_messages, check_media_type, read_object
@@ -35,14 +35,10 @@ class AiChatReader:
         self._preamble = [{"role": "system", "content": terms.system_prompt}] if terms.system_prompt else []
         self._length = {} if terms.max_tokens is None else {"max_tokens": terms.max_tokens}
 
-    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order | Refusal:
+    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order:
         """See `priced.Reader`."""
-        try:
-            check_media_type(headers)
-            return self._order(read_object(body))
-        except Refusal as refusal:
-            bare(refusal)
-            return refusal
+        check_media_type(headers)
+        return self._order(read_object(body))
 
     def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
         """See `priced.Reader`."""

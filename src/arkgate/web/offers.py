@@ -120,7 +120,8 @@ class OffersApi:
         with priced.share(request.scope) as share:
             body = await priced.read_body(request.scope, request.receive, share)
             headers = dict(request.scope["headers"])
-            paid = await priced.paid_request(scope, headers, arrival_of(request.scope), body)
+            arrival = arrival_of(request.scope)
+            paid = await priced.paid_request(scope, headers, arrival, body, share.client)
         if isinstance(paid.order, Refusal):
             raise paid.order
         order, service = paid.order, priced.service

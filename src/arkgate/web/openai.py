@@ -13,7 +13,7 @@ import orjson
 from starlette.types import Scope
 
 from arkgate.core.catalog import Model, Service
-from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal, bare
+from arkgate.core.errors import InvalidRequest, NotFound, NotSupported, Refusal
 from arkgate.core.money import Msat, format_sats, sats
 from arkgate.core.pricing import Used
 from arkgate.core.question import QuestionTokens
@@ -103,14 +103,10 @@ class OpenAiReader:
         self._server_tools = server_tools
         self._counts = any(model.tariff.by_tokens for model in service.models)
 
-    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order | Refusal:
+    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order:
         """See `priced.Reader`."""
-        try:
-            check_media_type(headers)
-            return self._order(self._dialect, read_document(body), headers)
-        except Refusal as refusal:
-            bare(refusal)
-            return refusal
+        check_media_type(headers)
+        return self._order(self._dialect, read_document(body), headers)
 
     def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
         """See `priced.Reader`."""
@@ -210,9 +206,7 @@ class OpenAiReader:
     def _cache_wish(self, dialect: Dialect, document: Mapping[str, object]) -> CacheWish | None:
         if dialect is not Dialect.EMBEDDINGS and not self._cache.allow(document):
             return None
-        if document.get(
-            "conversation"
-        ):  # the turn is added to it, and its answer is another one the next time
+        if document.get("conversation"):  # the backend adds the turn to it: the next answer is another one
             return None
         return CacheWish(document, _WITHOUT_EFFECT)
 

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from starlette.types import Receive, Scope, Send
 
 from arkgate.core.catalog import Endpoint, Service
-from arkgate.core.errors import MethodNotAllowed, Refusal, UpgradeNotSupported
+from arkgate.core.errors import MethodNotAllowed, Refusal, UpgradeNotSupported, bare
 from arkgate.gateway.bodies import Share
 from arkgate.gateway.order import Order
 from arkgate.gateway.serve import Gateway, PaidRequest
@@ -33,8 +33,8 @@ class Reader(Protocol):
     takes_nothing: bool
     """Whether a request without a body is one that can be served."""
 
-    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order | Refusal:
-        """The order that a request is, or why it can never be served."""
+    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order:
+        """The order that a request is. Raises a Refusal where it can never be served."""
         ...
 
     def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
@@ -73,7 +73,7 @@ class Priced:
             raise UpgradeNotSupported("WebSockets are not sold here; use plain HTTP requests.")
         with self.share(scope) as share:
             body = await self.read_body(scope, receive, share)
-            paid = await self.paid_request(scope, headers, arrival, body)
+            paid = await self.paid_request(scope, headers, arrival, body, share.client)
             if paid.presented:
                 self.check_method(scope["method"])
             async with self._gateway.serve(paid) as reply:
@@ -98,19 +98,26 @@ class Priced:
             allowed = ", ".join(methods)
             raise MethodNotAllowed(f"{self.endpoint.path} answers to {allowed}.", allowed=allowed)
 
+    def _read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order | Refusal:
+        """The order that a request is, or why it can never be served."""
+        try:
+            return self._reader.read(scope, headers, body)
+        except Refusal as refusal:
+            bare(refusal)
+            return refusal
+
     async def paid_request(
-        self, scope: Scope, headers: Mapping[bytes, bytes], arrival: Arrival, body: bytes
+        self, scope: Scope, headers: Mapping[bytes, bytes], arrival: Arrival, body: bytes, client: str
     ) -> PaidRequest:
-        """The request with everything HTTP taken off."""
+        """The request with everything HTTP taken off; `client` is the address that it came from."""
         reader, presented = self._reader, presented_in(scope)
-        client = self._client_address.of(scope)
         is_counted = False
         if reader.is_slow(body):
             async with self._gateway.reading(presented, client) as is_counted:
                 loop = asyncio.get_running_loop()
-                order = await loop.run_in_executor(_ASIDE, reader.read, scope, headers, body)
+                order = await loop.run_in_executor(_ASIDE, self._read, scope, headers, body)
         else:
-            order = reader.read(scope, headers, body)
+            order = self._read(scope, headers, body)
         usual = self._usual
         hold, tariff = (
             (usual.amount, usual.tariff) if isinstance(order, Refusal) else (order.hold, order.tariff)

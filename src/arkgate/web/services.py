@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.types import Scope
 
 from arkgate.core.catalog import Service
-from arkgate.core.errors import InvalidRequest, NotFound, Refusal, UnsupportedMediaType, bare
+from arkgate.core.errors import InvalidRequest, NotFound, Refusal, UnsupportedMediaType
 from arkgate.gateway.order import Order
 from arkgate.ports import Dialect, Outgoing
 from arkgate.web.shapes import RawShape
@@ -82,13 +82,9 @@ class HttpReader:
         self._answered = frozenset(name.encode("ascii") for name in terms.response_headers)
         self._shape = RawShape()
 
-    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order | Refusal:
+    def read(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> Order:
         """See `priced.Reader`."""
-        try:
-            return self._order(scope, body)
-        except Refusal as refusal:
-            bare(refusal)
-            return refusal
+        return self._order(scope, body)
 
     def fingerprint(self, order: Order | Refusal, body: bytes) -> bytes:
         """See `priced.Reader`."""
